@@ -1,0 +1,1 @@
+"""The command line: thin verbs, imported only when called."""

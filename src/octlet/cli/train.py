@@ -1,0 +1,117 @@
+"""`octlet train`."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from octlet.cli.ui import json_option, next_step, print_json, say
+from octlet.core.errors import UsageError
+from octlet.core.settings import from_mapping, parse_override
+from octlet.models.spec import MODELS
+from octlet.train.config import PRESETS, TrainConfig
+from octlet.train.run import Feedback, train_run
+
+
+@click.command()
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder, .npz or .csv of scans.")
+@click.option("--split", "split_file", type=click.Path(path_type=Path), help="split.csv; made if not given.")
+@click.option("--out", default="run", type=click.Path(path_type=Path), show_default=True, help="Run folder.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from.")
+@click.option("--model", type=click.Choice(MODELS), help="Network.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Pretrained weights, safetensors.")
+@click.option("--size", type=int, help="Side of the network's input, pixels.")
+@click.option("--epochs", type=int, help="Passes over the training scans.")
+@click.option("--batch", type=int, help="Scans a step.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--seed", type=int, help="Of weights, order and augmentation; and of a split made here.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting: ema=0.99")
+@click.option("--resume", is_flag=True, help="Continue a stopped run with the same settings.")
+@json_option
+def command(
+    data: Path,
+    split_file: Path | None,
+    out: Path,
+    preset: str | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    **named: Any,
+) -> None:
+    """Train a network; the validation fold picks the epoch, the test fold is never read.
+
+    Without --split the scans are checked and split by patient first (15 % validation, 25 % test). Ctrl-C
+    saves and stops; --resume goes on where it stopped.
+    """
+    values = dict(PRESETS[preset]) if preset else {}
+    values |= {key: str(v) if key == "weights" else v for key, v in named.items() if v is not None}
+    for text in overrides:
+        key, value = parse_override(text)
+        values[key.removeprefix("train.")] = value
+    config = from_mapping(TrainConfig, values, "train")
+    root, rows = _rows(data, split_file, out, config.seed, resume)
+    with bar_feedback(as_json) as feedback:
+        result = train_run(config, root, rows, out, resume=resume, feedback=feedback)
+    if as_json:
+        print_json(result)
+    else:
+        best = result["best"]
+        click.echo(f"{out}: best epoch {best['epoch']} of {result['epochs']}, on the validation fold:")
+        click.echo(f"accuracy {best['val_accuracy']:.3f}, balanced {best['val_balanced_accuracy']:.3f}")
+    next_step(f"octlet export {out}")
+
+
+def _rows(data: Path, split_file: Path | None, out: Path, seed: int, resume: bool) -> tuple[Path, list[Any]]:
+    from octlet.data.index import build_index
+    from octlet.data.source import open_source
+    from octlet.data.split import make_split, read_split
+
+    source = open_source(data)
+    if split_file is None and resume:
+        split_file = out / "split.csv"  # the run's own: the same scans whatever was added to the folder since
+    if split_file is not None:
+        return source.root, read_split(split_file)
+    say("no --split given: checking the scans and splitting them by patient")
+    records, unreadable = build_index(source)
+    if unreadable:
+        names = ", ".join(scan.path for scan in unreadable[:3])
+        rule = f"{len(unreadable)} scans cannot be read: {names}"
+        raise UsageError(rule, path=data, remedy=f"run 'octlet data check {data}', then give --split")
+    return source.root, make_split(records, seed=seed)
+
+
+@contextmanager
+def bar_feedback(quiet: bool = False) -> Iterator[Feedback]:
+    """Yield feedback on stderr: lines, and bars with the time left where stderr is a terminal."""
+    live: list[Any] = []
+    shown = sys.stderr.isatty() and not quiet
+
+    def close() -> None:
+        while live:
+            live.pop().__exit__(None, None, None)
+
+    def step(done: int, total: int, loss: float) -> None:
+        if not shown:
+            return
+        if not live:
+            live.append(click.progressbar(length=total, label="train", file=sys.stderr).__enter__())
+        live[0].label = f"train, loss {loss:.3f}"
+        live[0].update(done - live[0].pos)
+
+    def line(text: str) -> None:
+        close()
+        say(text)
+
+    def bar(items: Iterable[int]) -> Iterator[int]:
+        with click.progressbar(items, label="scans", file=sys.stderr) as counted:
+            yield from counted
+
+    try:
+        yield Feedback(line, bar, step)
+    finally:
+        close()
+
+

@@ -1,0 +1,45 @@
+"""How every verb speaks: results on stdout, everything else on stderr."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from octlet.core.files import dump_json
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    """Add `--json`, passed to the verb as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")(
+        function
+    )
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(dump_json(value), nl=False)
+
+
+def say(text: str) -> None:
+    """Print a line of progress on stderr."""
+    click.echo(text, err=True)
+
+
+def next_step(command: str) -> None:
+    """Name the command that follows, on stderr."""
+    click.echo(click.style("next: ", dim=True) + command, err=True)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a plain text table; numbers stand to the right, words to the left."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(headers), *cells]) for i in range(len(headers))]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(headers))]
+
+    def line(words: Sequence[str]) -> str:
+        padded = (w.rjust(n) if r else w.ljust(n) for w, n, r in zip(words, widths, right, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(headers), line(["-" * n for n in widths]), *map(line, cells)])

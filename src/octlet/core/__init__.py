@@ -1,0 +1,1 @@
+"""What every room knows: errors, labels, preprocessing, the model file, predictions."""

@@ -1,0 +1,190 @@
+"""From a file's bytes to the array a network sees: ONE piece of code, in training and on the device.
+
+    bytes -> decode -> gray uint8 (H, W) -> prepare -> uint8 (S, S) -> normalise -> float32 (N, 1, S, S)
+
+Everything up to `normalise` is integer arithmetic, so two machines that decode the same bytes hold the same
+array, and a cache of `prepare`d scans is exact. Why the result does not tell the scan's shape:
+docs/preprocessing.md.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter, UnidentifiedImageError
+
+from octlet.core.errors import InputError
+
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF")
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 40_000_000
+MIN_SIDE = 16
+
+Gray = NDArray[np.uint8]
+
+
+def read_scan(path: str | Path) -> Gray:
+    """Read and decode an image file; see `decode`.
+
+    Raises InputError when the file is missing, not a file, empty, over `MAX_BYTES` or not decodable.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise InputError("no such file", path=file, remedy="check the path")
+    if not file.is_file():
+        raise InputError("not a file", path=file, remedy="give an image file")
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        rule = f"the file has {size / 2**20:.0f} MiB, over the limit of {MAX_BYTES // 2**20} MiB"
+        raise InputError(rule, path=file, remedy="export the B-scan as one JPEG or PNG image")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path=file, remedy="check its rights") from error
+    return decode(data, str(file))
+
+
+def decode(data: bytes, name: str) -> Gray:
+    """Decode one gray, colour or palette image to 8-bit gray.
+
+    16-bit samples are scaled by their full range (value / 257); colour becomes ITU-R 601 luma.
+
+    Args:
+        data: the bytes of a BMP, JPEG, PNG or TIFF file with a single frame.
+        name: what to call it in an error.
+
+    Returns:
+        uint8 (H, W), both sides at least 16.
+
+    Raises:
+        InputError: empty, truncated, not an image, of another format, animated or stacked, transparent,
+            of over `MAX_PIXELS` pixels or of a side under `MIN_SIDE`.
+    """
+    if not data:
+        raise InputError("the file is empty", path=name, remedy="export the scan again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_frame(image, name)
+                return _to_gray(image, name)
+    except UnidentifiedImageError as error:
+        rule = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+        raise InputError(rule, path=name, remedy="export the B-scan as JPEG or PNG") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(name) from error
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on damaged data
+        rule = f"the image is damaged or cut short: {error}"
+        raise InputError(rule, path=name, remedy="copy or export the scan again") from error
+
+
+def _too_large(name: str) -> InputError:
+    rule = f"the image has over {MAX_PIXELS // 1_000_000} million pixels"
+    return InputError(rule, path=name, remedy="give a single B-scan")
+
+
+def _check_frame(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(name)
+    if min(image.size) < MIN_SIDE:
+        rule = f"the image is {image.width}x{image.height}; both sides must have at least {MIN_SIDE} pixels"
+        raise InputError(rule, path=name, remedy="give a whole B-scan")
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1:
+        rule = f"the file holds {frames} images"
+        raise InputError(rule, path=name, remedy="save each B-scan as a file of its own")
+
+
+def _to_gray(image: Image.Image, name: str) -> Gray:
+    if image.mode.startswith("I;16"):
+        wide: NDArray[Any] = np.asarray(image).astype(np.uint32)
+        return ((wide + 128) // 257).astype(np.uint8)
+    if image.mode in ("I", "F"):
+        rule = f"pixels of mode '{image.mode}' have no stated range"
+        raise InputError(rule, path=name, remedy="save the scan with 8 or 16 bits a sample")
+    if "A" in image.getbands() or "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            raise InputError("the image has transparent pixels", path=name, remedy="save it without alpha")
+    return np.asarray(image.convert("RGB").convert("L") if image.mode != "L" else image)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan in the network's frame.
+
+    Attributes:
+        pixels: uint8 (S, S).
+        box: (left, top, right, bottom) of the part of the scan that `pixels` shows, in scan pixels.
+    """
+
+    pixels: Gray
+    box: tuple[int, int, int, int]
+
+
+WHITE = 245  # JPEG leaves white padding between 246 and 255
+RUN = 8  # shortest run from a border, in pixels, that counts as padding: saturated layers are thinner
+FRINGE = 3  # compression smears the padding's edge over this many pixels
+
+
+def padding_mask(gray: Gray) -> NDArray[np.bool_]:
+    """Return where a scan is white padding: near-white runs that start at a border, and their fringe.
+
+    Scanners that correct motion or tilt leave white bars and wedges; no tissue touches a border that way.
+
+    Args:
+        gray: uint8 (H, W).
+
+    Returns:
+        bool (H, W).
+    """
+    white = gray >= WHITE
+    mask = np.zeros_like(white)
+    for turn in range(4):  # from the top of each of the four rotations
+        run = np.logical_and.accumulate(np.rot90(white, turn), axis=0)
+        mask |= np.rot90(run & (run.sum(axis=0) >= RUN), -turn)
+    if not mask.any():
+        return mask
+    grown = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * FRINGE + 1))
+    return np.asarray(grown, dtype=np.bool_)
+
+
+def prepare(gray: Gray, size: int) -> Prepared:
+    """Crop white padding, blank what is left of it, and fit the scan to the network's square input.
+
+    Rows and columns that are padding throughout are cut off; wedges that remain take the median of the rest
+    (vitreous or choroid, dark). Then each axis is scaled by itself: the scan's field of view fills the square
+    whatever the number of samples along it. No bars are added and nothing is cut, see docs/preprocessing.md.
+
+    Args:
+        gray: uint8 (H, W), as `decode` returns it.
+        size: S, the side of the network's input in pixels.
+
+    Raises:
+        InputError: nothing but padding.
+    """
+    padding = padding_mask(gray)
+    if padding.all():
+        raise InputError("the image is white throughout", remedy="give a B-scan")
+    rows, columns = np.flatnonzero(~padding.all(axis=1)), np.flatnonzero(~padding.all(axis=0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    scan = gray
+    if padding.any():
+        scan = np.where(padding, np.uint8(np.median(gray[~padding])), gray)
+    cut = Image.fromarray(np.ascontiguousarray(scan[top:bottom, left:right]))
+    fitted = cut.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's filter widens when it shrinks
+    return Prepared(np.asarray(fitted), (left, top, right, bottom))
+
+
+def normalise(pixels: Gray) -> NDArray[np.float32]:
+    """Map prepared scans, uint8 (N, S, S) in 0..255, to float32 (N, 1, S, S) in -1..1: ``p / 127.5 - 1``."""
+    return (pixels[:, None].astype(np.float32) / np.float32(127.5)) - np.float32(1.0)
+
+
+# What a manifest records of the above; a model file of another recipe is refused, not reinterpreted.
+RECIPE = {"crop": "white-padding", "fit": "field-of-view", "resample": "bilinear", "range": [-1.0, 1.0]}

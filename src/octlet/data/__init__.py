@@ -1,0 +1,1 @@
+"""Scans in: index, audit, split, phantom."""

@@ -1,0 +1,74 @@
+"""Scans decoded and prepared once: epochs after the first read one memory-mapped array and no JPEG."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octlet.core.errors import InputError
+from octlet.core.files import replacing
+from octlet.core.image import RECIPE, prepare
+from octlet.data.source import read_pixels
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+def cache_folder() -> Path:
+    """Return `$OCTLET_CACHE`, or `octlet` under the user's cache folder (XDG Base Directory)."""
+    own = os.environ.get("OCTLET_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "octlet"
+
+
+def prepared_scans(
+    root: Path,
+    scans: Sequence[tuple[str, str]],
+    size: int,
+    *,
+    folder: Path | None = None,
+    progress: Progress = iter,
+) -> NDArray[np.uint8]:
+    """Return the prepared scans, uint8 (N, size, size), read-only and memory-mapped.
+
+    The cache file is named by the scans' hashes, their order, the size and the preprocessing recipe, so a
+    changed file, list or recipe is a new cache and never a stale one.
+
+    Args:
+        root: folder that the paths are relative to.
+        scans: (path, sha256) of each.
+        size: side of the prepared scans, pixels.
+        folder: where caches live, `cache_folder()` if not given.
+        progress: wraps the counting iterator.
+
+    Raises:
+        InputError: a scan cannot be read any more.
+    """
+    text = json.dumps([RECIPE, size, [sha for _, sha in scans]])
+    key = hashlib.sha256(text.encode()).hexdigest()[:24]
+    file = (folder or cache_folder()) / f"scans-{size}-{key}.npy"
+    if not file.exists():
+        _fill(file, root, [path for path, _ in scans], size, progress)
+    cached: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return cached
+
+
+def _fill(file: Path, root: Path, paths: Sequence[str], size: int, progress: Progress) -> None:
+    def one(path: str) -> NDArray[np.uint8]:
+        try:
+            return prepare(read_pixels(root, path), size).pixels
+        except InputError as error:
+            raise InputError(error.rule, path=root / path, remedy=error.remedy) from error
+
+    with replacing(file) as temporary, ThreadPoolExecutor(os.cpu_count()) as pool:
+        shape = (len(paths), size, size)
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        done = pool.map(one, paths)
+        for i in progress(range(len(paths))):
+            array[i] = next(done)
+        array.flush()

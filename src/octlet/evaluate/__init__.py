@@ -1,0 +1,1 @@
+"""Honest numbers from predictions: metrics with intervals, paired tests, figures, report."""

@@ -1,0 +1,1 @@
+"""Residual networks built from a plain spec."""

@@ -1,0 +1,1 @@
+"""Run a model file on this machine, without torch."""

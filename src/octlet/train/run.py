@@ -1,0 +1,295 @@
+"""A run folder: what was asked, on what, with which versions, how it went, and what came out.
+
+config.json              the resolved settings
+environment.json         versions, git revision, machine, seed
+split.csv                the split, as it was used
+metrics.jsonl            one line an epoch
+curves.png               loss and accuracy of training and validation
+checkpoint.safetensors   the best epoch by validation: what `octlet export` takes
+last.safetensors         what --resume continues from
+"""
+
+import hashlib
+import json
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from octlet import __version__
+from octlet.core.errors import InputError, OctletError, UsageError
+from octlet.core.files import write_json, write_text
+from octlet.core.labels import LABELS, index_of
+from octlet.core.settings import as_dict
+from octlet.data.cache import Progress, prepared_scans
+from octlet.data.split import SplitRecord, check_leaks, write_split
+from octlet.models.resnet import ResNet, build
+from octlet.models.spec import named_spec
+from octlet.models.weights import LoadReport, load_pretrained
+from octlet.train.checkpoint import BEST, LAST, read_tensors, save_run
+from octlet.train.config import TrainConfig
+from octlet.train.figures import draw_curves
+from octlet.train.loop import Fold, fit
+from octlet.train.state import TrainState, new_state
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """How a run speaks while it works: a line, a bar over a counting iterator, and a step of the bar."""
+
+    say: Callable[[str], None] = lambda _: None
+    bar: Progress = iter
+    step: Callable[[int, int, float], None] = lambda _done, _total, _loss: None
+
+
+class StoppedError(OctletError):
+    """Ctrl-C or a termination signal came, and the run's state was saved."""
+
+    exit_code = 130
+    code = "stopped"
+
+
+def train_run(
+    config: TrainConfig,
+    root: Path,
+    split: Sequence[SplitRecord],
+    out: Path,
+    *,
+    resume: bool = False,
+    feedback: Feedback | None = None,
+) -> dict[str, Any]:
+    """Train one network and leave a complete run folder.
+
+    Args:
+        config: settings; when resuming, they must equal those of the run.
+        root: folder that the split's paths are relative to.
+        split: its train and val rows are used, test and quarantine never.
+        out: the run folder; must be empty unless resuming.
+        resume: continue from `last.safetensors`.
+        feedback: where progress goes.
+
+    Returns:
+        {"run", "epochs", "best": the best epoch's row, "parameters", "weights": load report or None}.
+
+    Raises:
+        InputError: patients cross the split, an empty fold, unreadable scans.
+        UsageError: `out` holds another run, or nothing to resume.
+        StoppedError: after a signal, with the state saved.
+    """
+    told = feedback or Feedback()
+    check_leaks(list(split))
+    _check_out(out, config, resume)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    train, val = _folds(config, root, split, told)
+    device = _device(config)
+    net, report = _fresh_net(config, told)
+    state = new_state(net, config, device)
+    if resume:
+        state.load(out / LAST)
+        told.say(f"resuming in epoch {state.progress.epoch + 1} of {config.epochs}")
+    else:
+        _write_head(out, config, split)
+    watcher = _RunWatcher(state, config, out, _meta(config, net, split), told)
+    with _signals(watcher):
+        finished = fit(state, train, val, config, device, watcher)
+    if not finished:
+        state.save(out / LAST, as_dict(config))
+        raise StoppedError(
+            "stopped; everything up to the last step is saved", path=out, remedy="continue with --resume"
+        )
+    history = state.progress.history
+    return {
+        "run": str(out),
+        "epochs": len(history),
+        "best": history[state.progress.best_epoch],
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "weights": None if report is None else vars(report),
+    }
+
+
+def _check_out(out: Path, config: TrainConfig, resume: bool) -> None:
+    last = out / LAST
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(
+                "the run folder is not empty", path=out, remedy="give another --out, or --resume"
+            )
+        return
+    if not last.is_file():
+        raise UsageError("there is nothing to resume", path=out, remedy="start it without --resume")
+    was = read_tensors(last)[1]["config"]
+    changed = sorted(key for key, value in as_dict(config).items() if was.get(key) != value)
+    if changed:
+        rule = f"the settings differ from the run's in {', '.join(changed)}"
+        raise UsageError(rule, path=out, remedy="resume with the same settings, or start a new run")
+
+
+def _folds(
+    config: TrainConfig, root: Path, split: Sequence[SplitRecord], told: Feedback
+) -> tuple[Fold, Fold]:
+    usable = sorted((row for row in split if row.split != "quarantine"), key=lambda row: row.path)
+    scans = prepared_scans(root, [(r.path, r.sha256) for r in usable], config.size, progress=told.bar)
+
+    def fold(name: str) -> Fold:
+        rows = np.array([i for i, row in enumerate(usable) if row.split == name], dtype=np.int64)
+        labels = np.array([index_of(usable[i].label) for i in rows], dtype=np.int64)
+        if len(rows) < 2:
+            raise InputError(f"the split has {len(rows)} scans in '{name}'", remedy="split the data again")
+        return Fold(scans, rows, labels)
+
+    train, val = fold("train"), fold("val")
+    missing = [LABELS[i] for i in range(len(LABELS)) if not (train.labels == i).any()]
+    if missing:
+        raise InputError(f"no training scan of {', '.join(missing)}", remedy="add scans or split again")
+    return train, val
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("train.device = 'cuda', but torch finds no CUDA device", remedy="use auto or cpu")
+    use = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(use)
+
+
+def _fresh_net(config: TrainConfig, told: Feedback) -> tuple[ResNet, LoadReport | None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = build(named_spec(config.model))
+    if not config.weights:
+        return net, None
+    report = load_pretrained(net, config.weights)
+    told.say(f"{config.weights}: {report}")
+    return net, report
+
+
+def _write_head(out: Path, config: TrainConfig, split: Sequence[SplitRecord]) -> None:
+    write_json(out / "config.json", as_dict(config))
+    write_json(out / "environment.json", environment(config.seed))
+    write_split(out / "split.csv", list(split))
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Return what a result may depend on besides its settings: versions, git revision, machine, seed."""
+    packages = ("torch", "numpy", "pillow", "safetensors")
+    return {
+        "octlet": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "git": git_revision(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "seed": seed,
+    }
+
+
+def git_revision() -> str | None:
+    """Return the revision of the source tree that runs, "+changes" if it is modified; None outside git."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+    try:
+        return ask("rev-parse", "HEAD") + ("+changes" if ask("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _meta(config: TrainConfig, net: ResNet, split: Sequence[SplitRecord]) -> dict[str, Any]:
+    train = [row for row in split if row.split == "train"]
+    fingerprint = hashlib.sha256("\n".join(sorted(f"{r.sha256} {r.label}" for r in train)).encode())
+    return {
+        "spec": net.spec.as_dict(),
+        "size": config.size,
+        "labels": list(LABELS),
+        "config": as_dict(config) | {"weights": Path(config.weights).name},
+        "data": {
+            "fingerprint": fingerprint.hexdigest(),
+            "scans": len(train),
+            "patients": len({row.patient for row in train}),
+            "per_class": dict(sorted(Counter(row.label for row in train).items())),
+        },
+        "environment": environment(config.seed),
+    }
+
+
+class _RunWatcher:
+    """Saves the run as it goes, and stops it when asked."""
+
+    def __init__(
+        self, state: TrainState, config: TrainConfig, out: Path, meta: dict[str, Any], told: Feedback
+    ) -> None:
+        self.state, self.config, self.out, self.meta, self.told = state, config, out, meta, told
+        self.stop = threading.Event()
+        self.saved = time.monotonic()
+
+    def step(self, done: int, total: int, loss: float) -> bool:
+        self.told.step(done, total, loss)
+        if time.monotonic() - self.saved > 60 * self.config.save_minutes:
+            self._save()
+        return self.stop.is_set()
+
+    def epoch(self, row: dict[str, Any], *, best: bool) -> None:
+        history = self.state.progress.history
+        if best:  # before `last`: a stop between the two repeats the epoch and loses nothing
+            figures = {key: value for key, value in row.items() if key.startswith("val_")}
+            save_run(self.out, self.state.judged, {**self.meta, "epoch": row["epoch"], "metrics": figures})
+        self._save()
+        write_text(self.out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        draw_curves(history, self.out / "curves.png")
+        self.told.say(
+            f"epoch {row['epoch']}/{self.config.epochs}  train loss {row['train_loss']:.4f} "
+            f"accuracy {row['train_accuracy']:.3f}  val loss {row['val_loss']:.4f} "
+            f"accuracy {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}  "
+            f"{row['seconds']:.0f} s{'  best' if best else ''}"
+        )
+
+    def _save(self) -> None:
+        self.state.save(self.out / LAST, as_dict(self.config))
+        self.saved = time.monotonic()
+
+
+@contextmanager
+def _signals(watcher: _RunWatcher) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a clean stop after the step; a second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, _frame: object) -> None:
+        if watcher.stop.is_set():
+            raise KeyboardInterrupt
+        watcher.stop.set()
+        sys.stderr.write("\nstopping after this step ...\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_finished(out: Path) -> bool:
+    """Return whether a run folder holds a run that reached its end (not only its best checkpoint)."""
+    if not (out / LAST).is_file() or not (out / BEST).is_file():
+        return False
+    record = read_tensors(out / LAST)[1]
+    place, config = record["progress"], record["config"]
+    late = 0 < config["patience"] <= place["epoch"] - 1 - place["best_epoch"]
+    return bool(place["epoch"] >= config["epochs"] or late)
