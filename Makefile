@@ -1,0 +1,47 @@
+# make demo   scans to report on simulated scans, minutes on two cores
+# make test   lint, types, import contracts, tests
+# make real   the runs behind docs/results; needs OCTLET_DATA and OCTLET_WEIGHTS
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint types contracts pytest real clean
+.DELETE_ON_ERROR:
+
+demo: .venv/ready
+	$(BIN)/octlet run recipes/demo.toml --out demo
+
+test: lint types contracts pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+contracts: .venv/ready
+	$(BIN)/lint-imports
+
+pytest: .venv/ready .venv-device/ready
+	OCTLET_DEVICE_PYTHON=$(CURDIR)/.venv-device/bin/python $(BIN)/pytest
+
+real: .venv/ready
+	$(BIN)/octlet run recipes/real.toml --out real/finetune
+	$(BIN)/octlet run recipes/real-seed.toml --out real/seed
+	$(BIN)/python benchmarks/real_results.py real docs/results
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Octlet needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP_INSTALL) --editable '.[train,dev]'
+	touch $@
+
+# What a device installs: no torch. Tests run the runtime there.
+.venv-device/ready: pyproject.toml constraints.txt
+	test -x .venv-device/bin/python || $(PYTHON) -m venv .venv-device
+	.venv-device/bin/python $(PIP_INSTALL) --editable .
+	touch $@
+
+clean:
+	rm -rf .venv .venv-device demo build dist

@@ -1,0 +1,1 @@
+"""A typed TOML recipe that strings the stages, from scans to report."""

@@ -1,0 +1,113 @@
+"""Runs stages in order and skips what is done, as make does, but by content and settings, not by clock."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from octlet.core.errors import InputError
+from octlet.core.files import sha256_of, write_json
+
+STATE = ".stages"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recipe.
+
+    Attributes:
+        name: unique; "fold-0/train".
+        settings: plain values that its result depends on.
+        inputs: files that its result depends on, written by earlier stages; or a text that stands for them.
+        outputs: what it writes: files, or folders.
+        action: does the work. It gets True when an unfinished attempt with the same settings and inputs was
+            left behind, and may then go on from it.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    inputs: Sequence[Path | str]
+    outputs: Sequence[Path]
+    action: Callable[[bool], None] = field(repr=False)
+
+
+def run_stages(
+    stages: Sequence[Stage], out: Path, say: Callable[[str], None], only: str = ""
+) -> list[dict[str, Any]]:
+    """Run the stages that are not done, in order, and return what was run and what was skipped.
+
+    A stage is done when its outputs stand and its settings and the CONTENT of its inputs are those of the
+    run that wrote them. Outputs of another setting are moved to `out`/previous, never overwritten.
+
+    Args:
+        stages: in order of their needs.
+        out: the recipe's folder.
+        say: told of each stage.
+        only: run only stages whose name starts with this, and those without a "/".
+
+    Returns:
+        One dict a stage: {"stage", "status": "done"|"kept", "seconds"}.
+    """
+    report = []
+    for stage in stages:
+        if only and "/" in stage.name and not stage.name.startswith(only):
+            continue
+        if only and "/" not in stage.name and any(isinstance(i, Path) and not i.exists() for i in stage.inputs):
+            continue  # it pools stages that this call leaves out
+        print_ = _fingerprint(stage)
+        note = out / STATE / f"{stage.name.replace('/', '.')}.json"
+        known = _read(note)
+        if known.get("fingerprint") == print_ and known["done"] and all(p.exists() for p in stage.outputs):
+            say(f"{stage.name}: up to date")
+            report.append({"stage": stage.name, "status": "kept", "seconds": known["seconds"]})
+            continue
+        again = known.get("fingerprint") == print_ and not known["done"]
+        if not again:
+            _set_aside(stage, out)
+        say(f"{stage.name}: {'continuing' if again else 'running'}")
+        write_json(note, {"fingerprint": print_, "done": False, "seconds": 0.0})
+        began = time.monotonic()
+        stage.action(again)
+        seconds = round(time.monotonic() - began, 1)
+        write_json(note, {"fingerprint": print_, "done": True, "seconds": seconds})
+        report.append({"stage": stage.name, "status": "done", "seconds": seconds})
+    return report
+
+
+def _fingerprint(stage: Stage) -> str:
+    contents = []
+    for entry in stage.inputs:
+        if isinstance(entry, Path) and not entry.is_file():
+            raise InputError(f"stage '{stage.name}' needs this file", path=entry, remedy="run without --only")
+        contents.append(sha256_of(entry) if isinstance(entry, Path) else entry)
+    text = json.dumps([stage.name, dict(stage.settings), contents], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(note: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(note.read_text())
+    except FileNotFoundError:
+        return {}
+    return known
+
+
+def _set_aside(stage: Stage, out: Path) -> None:
+    for path in stage.outputs:
+        if not path.exists():
+            continue
+        number = 1
+        while (aside := out / "previous" / f"{path.relative_to(out).as_posix().replace('/', '.')}-{number}").exists():
+            number += 1
+        aside.parent.mkdir(exist_ok=True)
+        path.rename(aside)
+
+
+def listing(folder: Path) -> str:
+    """Return a text that changes when a file below `folder` (or the file itself) is added, removed or edited."""
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+    lines = (f"{p.relative_to(folder.parent)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

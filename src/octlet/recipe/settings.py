@@ -1,0 +1,139 @@
+"""What a recipe file says, read by declared types."""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from octlet.core.errors import InputError, UsageError
+from octlet.core.settings import from_mapping, parse_override
+from octlet.train.config import PRESETS, TrainConfig
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the scans come from: a folder, or so many phantoms simulated from a seed.
+
+    Attributes:
+        path: folder, .npz or .csv; "$NAME" reads the environment.
+        phantoms: how many to simulate instead.
+        seed: of the phantoms.
+    """
+
+    path: str = ""
+    phantoms: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.path) == (self.phantoms > 0):
+            raise UsageError("[data] needs a path or a number of phantoms", remedy="give one of the two")
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How the patients are parted.
+
+    Attributes:
+        folds: cross-validation folds, 0 for one split.
+        take: train only the first so many folds, 0 for all.
+        val: share of the scans for validation.
+        test: share of the scans for the test (one split only).
+        keep_given: keep the source's own test split.
+        seed: of the split.
+    """
+
+    folds: int = 0
+    take: int = 0
+    val: float = 0.15
+    test: float = 0.25
+    keep_given: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """The model file's name."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Bootstrap resamples and their seed."""
+
+    resamples: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe; each table of the TOML file is a field."""
+
+    name: str
+    data: DataSettings
+    split: SplitSettings = field(default_factory=SplitSettings)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+
+
+_TABLES = {"data": DataSettings, "split": SplitSettings, "export": ExportSettings, "evaluate": EvaluateSettings}
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    `overrides` are "table.key=value" texts that win over the file. "$NAME" stands for an environment variable
+    in data.path and train.weights; other relative paths start from the current folder.
+
+    Raises:
+        InputError: no such file, or not TOML.
+        UsageError: an unknown table or key, a wrong type, an unset variable.
+    """
+    file = Path(path)
+    try:
+        plain = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("no such recipe", path=file, remedy="see the folder recipes/") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not TOML: {error}", path=file, remedy="mend the line that it names") from error
+    for text in overrides:
+        key, value = parse_override(text)
+        table, dot, name = key.partition(".")
+        if not dot:
+            raise UsageError(f"'{text}' names no table", remedy="for example --set train.lr=1e-3")
+        plain.setdefault(table, {})[name] = value
+    return _recipe(plain, file)
+
+
+def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
+    name = plain.pop("name", file.stem)
+    unknown = sorted(set(plain) - {*_TABLES, "train"})
+    if unknown:
+        known = ", ".join([*_TABLES, "train"])
+        raise UsageError(f"unknown table [{unknown[0]}]", path=file, remedy=f"a recipe has {known}")
+    train = dict(plain.get("train", {}))
+    preset = train.pop("preset", "")
+    if preset and preset not in PRESETS:
+        raise UsageError(f"train.preset = {preset!r}", path=file, remedy=f"one of {', '.join(PRESETS)}")
+    train = {**PRESETS.get(preset, {}), **train}
+    data = dict(plain.get("data", {}))
+    for table, key in ((data, "path"), (train, "weights")):
+        if str(table.get(key, "")).startswith("$"):
+            table[key] = _variable(table[key][1:], file)
+    tables = {key: from_mapping(kind, plain.get(key, {}), key) for key, kind in _TABLES.items() if key != "data"}
+    return Recipe(
+        name=name,
+        data=from_mapping(DataSettings, data, "data"),
+        train=from_mapping(TrainConfig, train, "train"),
+        **tables,
+    )
+
+
+def _variable(name: str, file: Path, environment: Mapping[str, str] = os.environ) -> str:
+    value = environment.get(name, "")
+    if not value:
+        raise UsageError(f"the recipe needs the environment variable {name}", path=file, remedy=f"set {name}")
+    return value
