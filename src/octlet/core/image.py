@@ -127,14 +127,14 @@ class Prepared:
 
 
 WHITE = 245  # JPEG leaves white padding between 246 and 255
-RUN = 8  # shortest run from a border, in pixels, that counts as padding: saturated layers are thinner
 FRINGE = 3  # compression smears the padding's edge over this many pixels
 
 
 def padding_mask(gray: Gray) -> NDArray[np.bool_]:
-    """Return where a scan is white padding: near-white runs that start at a border, and their fringe.
+    """Return where a scan is white padding: near-white runs down from the top or up from the bottom.
 
-    Scanners that correct motion or tilt leave white bars and wedges; no tissue touches a border that way.
+    Scanners that correct motion or tilt leave white bars and wedges, and every one of them reaches a corner.
+    Runs from the sides are not looked at: saturated layers meet the sides, and run along them.
 
     Args:
         gray: uint8 (H, W).
@@ -144,9 +144,8 @@ def padding_mask(gray: Gray) -> NDArray[np.bool_]:
     """
     white = gray >= WHITE
     mask = np.zeros_like(white)
-    for turn in range(4):  # from the top of each of the four rotations
-        run = np.logical_and.accumulate(np.rot90(white, turn), axis=0)
-        mask |= np.rot90(run & (run.sum(axis=0) >= RUN), -turn)
+    for flip in (slice(None), slice(None, None, -1)):
+        mask |= np.logical_and.accumulate(white[flip], axis=0)[flip]
     if not mask.any():
         return mask
     grown = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * FRINGE + 1))
