@@ -11,9 +11,14 @@ from octlet.core.files import dump_json, replacing, sha256_of, write_text
 def test_a_fault_while_writing_leaves_the_old_file_and_no_scraps(tmp_path):
     file = tmp_path / "deep" / "result.txt"
     write_text(file, "old")
-    with pytest.raises(ZeroDivisionError), replacing(file) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def interrupted() -> None:
+        with replacing(file) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
     assert file.read_text() == "old"
     assert os.listdir(file.parent) == ["result.txt"]  # noqa: PTH208
 

@@ -41,7 +41,14 @@ def test_the_rest_is_refused_by_name(values, words):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a=1", 1), ("a=1e-3", 1e-3), ("a = true", True), ("a='x y'", "x y"), ("a=resnet18", "resnet18"), ("a=", "")],
+    [
+        ("a=1", 1),
+        ("a=1e-3", 1e-3),
+        ("a = true", True),
+        ("a='x y'", "x y"),
+        ("a=resnet18", "resnet18"),
+        ("a=", ""),
+    ],
 )
 def test_overrides_are_toml_or_a_bare_word_and_never_code(text, value):
     assert parse_override(text) == ("a", value)

@@ -1,15 +1,14 @@
 """`octlet train`."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from octlet.cli.ui import json_option, next_step, print_json, say
-from octlet.core.errors import UsageError
+from octlet.cli.ui import bar, json_option, next_step, print_json, say
 from octlet.core.settings import from_mapping, parse_override
 from octlet.models.spec import MODELS
 from octlet.train.config import PRESETS, TrainConfig
@@ -43,7 +42,8 @@ def command(
 ) -> None:
     """Train a network; the validation fold picks the epoch, the test fold is never read.
 
-    Without --split the scans are checked and split by patient first (15 % validation, 25 % test). Ctrl-C
+    Without --split the scans are checked and split by patient first, into OUT-data: 15 % for validation, 25 %
+    for the test. Ctrl-C
     saves and stops; --resume goes on where it stopped.
     """
     values = dict(PRESETS[preset]) if preset else {}
@@ -65,22 +65,21 @@ def command(
 
 
 def _rows(data: Path, split_file: Path | None, out: Path, seed: int, resume: bool) -> tuple[Path, list[Any]]:
-    from octlet.data.index import build_index
     from octlet.data.source import open_source
-    from octlet.data.split import make_split, read_split
+    from octlet.data.split import read_split
+    from octlet.data.stages import check_scans, split_index
 
-    source = open_source(data)
     if split_file is None and resume:
         split_file = out / "split.csv"  # the run's own: the same scans whatever was added to the folder since
     if split_file is not None:
-        return source.root, read_split(split_file)
-    say("no --split given: checking the scans and splitting them by patient")
-    records, unreadable = build_index(source)
-    if unreadable:
-        names = ", ".join(scan.path for scan in unreadable[:3])
-        rule = f"{len(unreadable)} scans cannot be read: {names}"
-        raise UsageError(rule, path=data, remedy=f"run 'octlet data check {data}', then give --split")
-    return source.root, make_split(records, seed=seed)
+        return open_source(data).root, read_split(split_file)
+    folder = out.with_name(out.name + "-data")
+    say(f"no --split given: checking the scans and splitting them by patient, into {folder}")
+    checked = check_scans(data, folder, bar("reading scans"))
+    if checked.audit.unreadable:
+        say(f"{len(checked.audit.unreadable)} scans cannot be read and are left out: see {folder}/audit.html")
+    made = split_index(folder / "index.csv", seed=seed)
+    return checked.root, read_split(made.files[0])
 
 
 @contextmanager
@@ -105,13 +104,7 @@ def bar_feedback(quiet: bool = False) -> Iterator[Feedback]:
         close()
         say(text)
 
-    def bar(items: Iterable[int]) -> Iterator[int]:
-        with click.progressbar(items, label="scans", file=sys.stderr) as counted:
-            yield from counted
-
     try:
-        yield Feedback(line, bar, step)
+        yield Feedback(line, bar("preparing scans"), step)
     finally:
         close()
-
-

@@ -1,6 +1,7 @@
 """How every verb speaks: results on stdout, everything else on stderr."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -43,3 +44,13 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(headers), line(["-" * n for n in widths]), *map(line, cells)])
+
+
+def bar(label: str) -> Callable[[Iterable[int]], Iterator[int]]:
+    """Return a wrapper of a counting iterable that shows a bar and the time left, on a terminal's stderr."""
+
+    def shown(items: Iterable[int]) -> Iterator[int]:
+        with click.progressbar(items, label=label, file=sys.stderr) as counted:
+            yield from counted
+
+    return shown

@@ -8,7 +8,6 @@ docs/preprocessing.md.
 """
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,15 +66,13 @@ def decode(data: bytes, name: str) -> Gray:
     if not data:
         raise InputError("the file is empty", path=name, remedy="export the scan again")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_frame(image, name)
-                return _to_gray(image, name)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_frame(image, name)
+            return _to_gray(image, name)
     except UnidentifiedImageError as error:
         rule = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
         raise InputError(rule, path=name, remedy="export the B-scan as JPEG or PNG") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise _too_large(name) from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on damaged data
         rule = f"the image is damaged or cut short: {error}"

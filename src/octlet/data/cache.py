@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from octlet.core.errors import InputError
 from octlet.core.files import replacing
 from octlet.core.image import RECIPE, prepare
+from octlet.data.index import Progress
 from octlet.data.source import read_pixels
-
-Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 def cache_folder() -> Path:

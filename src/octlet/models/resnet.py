@@ -76,8 +76,10 @@ class PreUnit(nn.Module):
         p = F.relu(self.preact(x))
         y: Tensor = self.conv3(F.relu(self.conv2(F.relu(self.conv1(p)))))
         if self.shortcut is not None:
-            return y + self.shortcut(p)
-        return y + (F.max_pool2d(x, 1, self.stride) if self.stride > 1 else x)
+            x = self.shortcut(p)
+        elif self.stride > 1:
+            x = F.max_pool2d(x, 1, self.stride)
+        return y + x
 
 
 class ResNet(nn.Module):

@@ -55,8 +55,8 @@ def run_stages(
     for stage in stages:
         if only and "/" in stage.name and not stage.name.startswith(only):
             continue
-        if only and "/" not in stage.name and any(isinstance(i, Path) and not i.exists() for i in stage.inputs):
-            continue  # it pools stages that this call leaves out
+        if only and _lacks_input(stage):  # it pools stages that this call leaves out
+            continue
         print_ = _fingerprint(stage)
         note = out / STATE / f"{stage.name.replace('/', '.')}.json"
         known = _read(note)
@@ -75,6 +75,10 @@ def run_stages(
         write_json(note, {"fingerprint": print_, "done": True, "seconds": seconds})
         report.append({"stage": stage.name, "status": "done", "seconds": seconds})
     return report
+
+
+def _lacks_input(stage: Stage) -> bool:
+    return any(isinstance(entry, Path) and not entry.exists() for entry in stage.inputs)
 
 
 def _fingerprint(stage: Stage) -> str:
@@ -99,15 +103,16 @@ def _set_aside(stage: Stage, out: Path) -> None:
     for path in stage.outputs:
         if not path.exists():
             continue
+        name = path.relative_to(out).as_posix().replace("/", ".")
         number = 1
-        while (aside := out / "previous" / f"{path.relative_to(out).as_posix().replace('/', '.')}-{number}").exists():
+        while (aside := out / "previous" / f"{name}-{number}").exists():
             number += 1
         aside.parent.mkdir(exist_ok=True)
         path.rename(aside)
 
 
 def listing(folder: Path) -> str:
-    """Return a text that changes when a file below `folder` (or the file itself) is added, removed or edited."""
+    """Return a text that changes when a file at or below `folder` is added, removed or edited."""
     files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
     lines = (f"{p.relative_to(folder.parent)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -79,7 +79,12 @@ class Recipe:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
 
-_TABLES = {"data": DataSettings, "split": SplitSettings, "export": ExportSettings, "evaluate": EvaluateSettings}
+_TABLES: dict[str, type] = {
+    "data": DataSettings,
+    "split": SplitSettings,
+    "export": ExportSettings,
+    "evaluate": EvaluateSettings,
+}
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -123,7 +128,9 @@ def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
     for table, key in ((data, "path"), (train, "weights")):
         if str(table.get(key, "")).startswith("$"):
             table[key] = _variable(table[key][1:], file)
-    tables = {key: from_mapping(kind, plain.get(key, {}), key) for key, kind in _TABLES.items() if key != "data"}
+    tables: dict[str, Any] = {
+        key: from_mapping(kind, plain.get(key, {}), key) for key, kind in _TABLES.items() if key != "data"
+    }
     return Recipe(
         name=name,
         data=from_mapping(DataSettings, data, "data"),

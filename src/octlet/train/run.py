@@ -33,7 +33,8 @@ from octlet.core.errors import InputError, OctletError, UsageError
 from octlet.core.files import write_json, write_text
 from octlet.core.labels import LABELS, index_of
 from octlet.core.settings import as_dict
-from octlet.data.cache import Progress, prepared_scans
+from octlet.data.cache import prepared_scans
+from octlet.data.index import Progress
 from octlet.data.split import SplitRecord, check_leaks, write_split
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import named_spec

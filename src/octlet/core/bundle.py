@@ -1,0 +1,392 @@
+"""The model file, `model.octlet`: read and written here, verified byte by byte, and nothing in it is run.
+
+It is ONE zip archive of stored (uncompressed) entries, which any zip tool opens:
+
+    manifest.json   what the other entries are, their sizes and SHA-256, and everything known of the model
+    README.md       the model card
+    golden.npz      a few inputs with the outputs that they must give (octlet.runtime.verify)
+    model.onnx      the network of the engine "onnxruntime"
+
+The archive has exactly one form (PKWARE APPNOTE 6.3.10, sections 4.3.7, 4.3.12 and 4.3.16): the manifest
+first, the rest by name, no extra fields, no comment, the date 1980-01-01. So the same contents are the same
+bytes, and a reader can demand every byte of the frame: a flipped bit anywhere in the file is found.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import struct
+import types
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, get_args, get_origin, get_type_hints
+
+from octlet.core.errors import ModelFileError
+from octlet.core.files import dump_json, replacing
+from octlet.core.image import RECIPE
+from octlet.core.labels import LABELS, NOTICE
+
+SCHEMA = 1
+MANIFEST, CARD, GOLDEN, ONNX = "manifest.json", "README.md", "golden.npz", "model.onnx"
+MAX_BYTES = 2**31 - 1  # of all entries: what 32-bit zip fields and an ONNX protobuf hold
+MAX_MANIFEST, MAX_ENTRIES = 2**20, 16
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no folder, no "..", no drive
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 2**20
+_AGAIN = "export the model again with this version of Octlet"
+_COPY = "copy or download the model file again"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What an entry must be: the SHA-256 of its bytes as 64 hex digits, and their number."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """The entry that an engine loads."""
+
+    file: str
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a scan becomes the network's input: `octlet.core.image.RECIPE`, and the square's side in pixels."""
+
+    size: int
+    recipe: dict[str, Any] = field(default_factory=lambda: dict(RECIPE))
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far another machine may be from the golden vectors.
+
+    Attributes:
+        levels: largest difference of a prepared pixel, in 8-bit levels: JPEG decoders round differently.
+        share: largest share of prepared pixels that differ at all.
+        logits, cam, embedding: largest absolute difference, as a share of the expected values' range.
+    """
+
+    levels: int = 1
+    share: float = 1e-3
+    logits: float = 1e-3
+    cam: float = 1e-3
+    embedding: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that `manifest.json` says. A mapping to Any holds plain JSON, for people to read.
+
+    Attributes:
+        name: of the model.
+        preprocessing: how a scan becomes the input, float32 (N, 1, S, S).
+        engines: engine name -> its entry.
+        files: every entry but the manifest; filled in by `write_bundle`.
+        golden: tolerances of the self-check.
+        network: `octlet.models.spec.NetSpec.as_dict()`.
+        training: where the weights come from: data fingerprint, configuration, epoch, revision.
+        metrics: figures on the validation fold.
+        versions: of the software that wrote the file.
+        licence: of the weights, and the attribution that they ask for.
+        calibration, thresholds, prototypes: reserved.
+    """
+
+    schema: int = SCHEMA
+    name: str
+    notice: str = NOTICE
+    labels: tuple[str, ...] = LABELS
+    preprocessing: Preprocessing
+    engines: dict[str, EngineFile]
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    golden: Tolerances = Tolerances()
+    network: dict[str, Any]
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+    licence: str
+    calibration: dict[str, Any] | None = None
+    thresholds: dict[str, Any] | None = None
+    prototypes: dict[str, Any] | None = None
+
+
+class _Entry(NamedTuple):
+    name: str
+    crc: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened model file: every byte of it was verified once; `read` verifies again what it returns."""
+
+    path: Path
+    manifest: Manifest
+    offsets: Mapping[str, int]
+
+    def read(self, name: str) -> bytes:
+        """Return an entry's bytes; ModelFileError if there is none or it is no longer what it was."""
+        record = self.manifest.files.get(name)
+        if record is None:
+            raise ModelFileError(f"holds no {name}", path=self.path, remedy=_AGAIN)
+        with _opened(self.path) as file:
+            file.seek(self.offsets[name])
+            data = file.read(record.bytes)
+        if len(data) != record.bytes or _sha256(data) != record.sha256:
+            raise ModelFileError(f"{name} has changed since it was opened", path=self.path, remedy=_COPY)
+        return data
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a model file and verify all of it: frame, manifest, and the size and SHA-256 of every entry.
+
+    Raises:
+        ModelFileError: missing, not a model file, truncated or damaged, over `MAX_BYTES`, of another schema,
+            labels or preprocessing recipe, with a malformed manifest, or with an entry too many or too few.
+    """
+    place = Path(path)
+    if not place.is_file():
+        rule = "not a file" if place.exists() else "no such model file"
+        raise ModelFileError(rule, path=place, remedy="give the path of a model.octlet")
+    try:
+        with _opened(place) as file:
+            return _verified(file, place)
+    except ModelFileError as error:  # the checks below know the rule, not the place
+        raise ModelFileError(error.rule, path=place, remedy=error.remedy) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        rule = f"cannot be read: {error.strerror}"
+        raise ModelFileError(rule, path=path, remedy="check its rights") from error
+
+
+def _verified(file: BinaryIO, path: Path) -> Bundle:
+    entries = _read_frame(file)
+    offsets = {entry.name: offset for entry, offset in entries.items()}
+    if list(offsets) != [MANIFEST, *sorted(offsets.keys() - {MANIFEST})]:
+        raise ModelFileError("its entries are not a model file's", remedy="give a model.octlet")
+    found: dict[str, FileRecord] = {}
+    for entry, offset in entries.items():
+        crc, sha256 = _digests(file, offset, entry.bytes)
+        if crc != entry.crc:
+            raise ModelFileError(f"{entry.name} is damaged", remedy=_COPY)
+        found[entry.name] = FileRecord(sha256, entry.bytes)
+    file.seek(offsets[MANIFEST])
+    manifest = parse_manifest(file.read(min(found.pop(MANIFEST).bytes, MAX_MANIFEST + 1)))
+    _check_files(manifest, found)
+    return Bundle(path, manifest, types.MappingProxyType(offsets))
+
+
+def _digests(file: BinaryIO, offset: int, size: int) -> tuple[int, str]:
+    crc, sha256 = 0, hashlib.sha256()
+    file.seek(offset)
+    while size > 0 and (chunk := file.read(min(size, _CHUNK))):
+        crc, size = zlib.crc32(chunk, crc), size - len(chunk)
+        sha256.update(chunk)
+    return crc, sha256.hexdigest()
+
+
+def _check_files(manifest: Manifest, found: Mapping[str, FileRecord]) -> None:
+    if odd := sorted(manifest.files.keys() ^ found.keys()):
+        raise ModelFileError(f"an entry is missing or not in the manifest: {', '.join(odd)}", remedy=_COPY)
+    for name, record in found.items():
+        if manifest.files[name] != record:
+            raise ModelFileError(f"{name} does not have the SHA-256 that the manifest states", remedy=_COPY)
+
+
+def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Write a model file, whole or not at all; the same arguments give the same bytes.
+
+    `files` maps names to bytes: at least the card, the golden vectors and every engine's entry. Returns the
+    manifest with their records filled in. Raises ModelFileError for what `open_bundle` would refuse.
+    """
+    if sum(map(len, files.values())) > MAX_BYTES:
+        raise ModelFileError(f"the model has over {MAX_BYTES} bytes", path=path, remedy="prune it")
+    contents = dict(sorted(files.items()))
+    records = {name: FileRecord(_sha256(data), len(data)) for name, data in contents.items()}
+    complete = dataclasses.replace(manifest, files=records)
+    contents = {MANIFEST: dump_json(dataclasses.asdict(complete)).encode(), **contents}
+    parse_manifest(contents[MANIFEST])
+    entries = [_Entry(name, zlib.crc32(data), len(data)) for name, data in contents.items()]
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for header, data in zip(_headers(entries), contents.values(), strict=True):
+            file.write(header)
+            file.write(data)
+        file.write(_directory(entries))
+    return complete
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# The archive's frame ----------------------------------------------------------------------------------
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_LONGEST_DIRECTORY = MAX_ENTRIES * (_CENTRAL.size + 64)
+_VERSION, _MADE_ON_UNIX, _DATE_1980, _MODE_0644 = 20, 3 << 8, 0x21, 0o100644 << 16
+
+
+def _headers(entries: Sequence[_Entry]) -> Iterator[bytes]:
+    for name, crc, size in entries:
+        fixed = _LOCAL.pack(b"PK\3\4", _VERSION, 0, 0, 0, _DATE_1980, crc, size, size, len(name), 0)
+        yield fixed + name.encode("ascii")
+
+
+def _starts(entries: Sequence[_Entry]) -> list[int]:
+    """Return where each entry's header stands, and after them where the directory does."""
+    return list(accumulate((_LOCAL.size + len(e.name) + e.bytes for e in entries), initial=0))
+
+
+def _directory(entries: Sequence[_Entry]) -> bytes:
+    starts = _starts(entries)
+    records = b""
+    for (name, crc, size), start in zip(entries, starts[:-1], strict=True):
+        stamp = (_VERSION | _MADE_ON_UNIX, _VERSION, 0, 0, 0, _DATE_1980)
+        tail = (len(name), 0, 0, 0, 0, _MODE_0644, start)
+        records += _CENTRAL.pack(b"PK\1\2", *stamp, crc, size, size, *tail) + name.encode("ascii")
+    n = len(entries)
+    return records + _END.pack(b"PK\5\6", 0, 0, n, n, len(records), starts[-1], 0)
+
+
+def _read_frame(file: BinaryIO) -> dict[_Entry, int]:
+    """Return each entry and where its data begin.
+
+    Raises ModelFileError unless the frame is, byte for byte, the one that is written for these entries.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    if file.read(4) != b"PK\3\4":
+        rule = "not a model file" if size else "the file is empty"
+        raise ModelFileError(rule, remedy="give the model.octlet that 'octlet export' wrote")
+    if size > MAX_BYTES + MAX_MANIFEST:
+        raise ModelFileError(f"has {size} bytes, over the limit of {MAX_BYTES}", remedy="give a model.octlet")
+    damaged = ModelFileError("is cut short or damaged", remedy=_COPY)
+    file.seek(max(size - _END.size, 0))
+    tail = file.read()
+    if len(tail) != _END.size or not tail.startswith(b"PK\5\6"):
+        raise damaged
+    count, length, start = _END.unpack(tail)[4:7]
+    if count > MAX_ENTRIES or length > _LONGEST_DIRECTORY or start + length + _END.size != size:
+        raise damaged
+    file.seek(start)
+    records = file.read()
+    entries = _parse_directory(records, count)
+    if entries is None or _starts(entries)[-1] != start or _directory(entries) != records:
+        raise damaged
+    offsets = {}
+    for entry, header, begin in zip(entries, _headers(entries), _starts(entries)[:-1], strict=True):
+        file.seek(begin)
+        if file.read(len(header)) != header:
+            raise damaged
+        offsets[entry] = begin + len(header)
+    return offsets
+
+
+def _parse_directory(records: bytes, count: int) -> list[_Entry] | None:
+    entries: dict[str, _Entry] = {}
+    position = 0
+    for _ in range(count):
+        if position + _CENTRAL.size > len(records):
+            return None
+        crc, _, size, length = _CENTRAL.unpack_from(records, position)[7:11]
+        begin = position + _CENTRAL.size
+        position = begin + length
+        name = records[begin:position].decode("latin-1")
+        if not _NAME.fullmatch(name) or name in entries:
+            return None
+        entries[name] = _Entry(name, crc, size)
+    return list(entries.values())
+
+
+# The manifest -----------------------------------------------------------------------------------------
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """Read a manifest: every field of the declared type, none unknown, in the form `write_bundle` gives it.
+
+    Raises ModelFileError: of another schema, label list or recipe, or malformed.
+    """
+    if len(text) > MAX_MANIFEST:
+        raise ModelFileError(f"the manifest has over {MAX_MANIFEST} bytes", remedy=_AGAIN)
+    try:
+        plain = json.loads(text)
+        canonical = dump_json(plain).encode()
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError("the manifest is not JSON", remedy=_COPY) from error
+    if not isinstance(plain, dict) or type(plain.get("schema")) is not int:
+        raise ModelFileError("the manifest states no schema", remedy="give a model.octlet")
+    if plain["schema"] != SCHEMA:
+        rule = f"has schema {plain['schema']}; this version of Octlet reads {SCHEMA}"
+        raise ModelFileError(rule, remedy="update Octlet, or export the model again")
+    if canonical != text:  # a key that stands twice, NaN, or an edit by hand
+        raise ModelFileError("the manifest is not in the form that Octlet writes", remedy=_AGAIN)
+    manifest: Manifest = _typed(plain, Manifest, "manifest")
+    _check_manifest(manifest)
+    return manifest
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    """Return JSON `value` as the declared `kind`; ModelFileError where it is another."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _record(value, kind, where)
+    if origin is types.UnionType:
+        return None if value is None else _typed(value, inner[0], where)
+    if origin is dict and isinstance(value, dict):
+        return {key: _typed(each, inner[1], where) for key, each in value.items()}
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(each, inner[0], where) for each in value)
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if type(value) is not kind:  # exact: a bool is no int
+        raise ModelFileError(f"{where} is of the wrong type", remedy=_AGAIN)
+    return value
+
+
+def _record(value: dict[str, Any], kind: Any, where: str) -> Any:
+    hints = get_type_hints(kind)
+    if value.keys() != hints.keys():
+        names = ", ".join(sorted(value.keys() ^ hints.keys()))
+        raise ModelFileError(f"{where} lacks or has unknown fields: {names[:200]!a}", remedy=_AGAIN)
+    return kind(**{key: _typed(each, hints[key], f"{where}.{key}") for key, each in value.items()})
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    golden, files = manifest.golden, manifest.files
+    shares = (golden.share, golden.logits, golden.cam, golden.embedding)
+    needed = {CARD, GOLDEN, *(engine.file for engine in manifest.engines.values())}
+    one_line = 0 < len(manifest.name) <= 100 and manifest.name.isprintable()
+    well_formed = all(_NAME.fullmatch(name) and _SHA256.fullmatch(files[name].sha256) for name in files)
+    rules = {
+        f"its labels are not {', '.join(LABELS)}": manifest.labels == LABELS,
+        "its preprocessing is not this version's": manifest.preprocessing.recipe == RECIPE,
+        "its input size is not 32 to 1024 pixels": 32 <= manifest.preprocessing.size <= 1024,
+        "its name is not one line of 1 to 100 characters": one_line,
+        "a tolerance is out of range": 0 <= golden.levels <= 8 and all(0 < x <= 0.1 for x in shares),
+        "it names no engine": bool(manifest.engines),
+        "a needed file is not listed": needed <= files.keys(),
+        "a file's name or SHA-256 is malformed": well_formed,
+        "it lists its manifest, or too many files": MANIFEST not in files and len(files) < MAX_ENTRIES,
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise ModelFileError(rule, remedy=_AGAIN)

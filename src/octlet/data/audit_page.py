@@ -1,0 +1,187 @@
+"""The audit as one HTML file that needs nothing beside it: no script, no network, thumbnails within."""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from octlet.core.labels import LABELS, NAMES, NOTICE
+from octlet.data.audit import Audit, Finding, findings
+from octlet.data.index import Record
+from octlet.data.source import read_pixels
+from octlet.evaluate.figures import DARK, LIGHT, Theme
+
+PER_CLASS = 6
+MOST_SHOWN = 24  # of pairs and sets with pictures; audit.json holds them all
+_THUMBNAIL = (220, 150)
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2327; --soft: #5c666e; --paper: #fdfdfc; --card: #f3f4f3;
+        --line: #dcdfdd; --warn: #b34700; --calm: #46627a; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e5e8ea; --soft: #9aa5ad; --paper: #14181b; --card: #1e2428; --line: #333b41;
+          --warn: #ff9b57; --calm: #8fb3d1; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2.5rem 1.25rem 3rem; max-width: 62rem; background: var(--paper);
+       color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; font-weight: 600; margin: 0; }
+h2 { font-size: 1.15rem; font-weight: 600; margin: 2.6rem 0 .8rem; }
+h3 { font-size: .95rem; font-weight: 600; margin: 1.2rem 0 .4rem; }
+p { margin: .2rem 0; } .soft { color: var(--soft); }
+.finding { background: var(--card); border-left: 4px solid var(--calm); border-radius: 4px;
+           padding: .7rem 1rem; margin: .6rem 0; }
+.finding.serious { border-color: var(--warn); } .finding b { font-weight: 600; }
+.kind { float: right; margin-left: 1rem; font-size: .78rem; color: var(--calm); }
+.serious .kind { color: var(--warn); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; }
+th { font-weight: 500; color: var(--soft); } th:first-child, td:first-child { text-align: left; }
+.bar { display: flex; width: 15rem; height: .8rem; border-radius: 3px; overflow: hidden; }
+.key { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .4rem; }
+.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; }
+figure { margin: 0; min-width: 0; }
+figure img { display: block; width: 100%; height: 6.4rem; object-fit: contain; background: #000;
+             border-radius: 4px; }
+figcaption { font-size: .75rem; color: var(--soft); overflow-wrap: anywhere; margin-top: .2rem; }
+.sets { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 0 2rem; }
+.set { border-top: 1px solid var(--line); padding: .7rem 0; min-width: 0; }
+li { overflow-wrap: anywhere; }
+footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line); color: var(--soft);
+         font-size: .85rem; }
+"""
+
+
+def _class_colours(theme: Theme) -> str:
+    return " ".join(f"--{label}: {colour};" for label, colour in zip(LABELS, theme.classes, strict=True))
+
+
+_COLOURS = (
+    f":root {{ {_class_colours(LIGHT)} }}\n"
+    f"@media (prefers-color-scheme: dark) {{ :root {{ {_class_colours(DARK)} }} }}\n"
+)
+
+
+def page(audit: Audit, records: Sequence[Record], root: Path, name: str) -> str:
+    """Return the page about the scans called `name`; reads those it shows, InputError if one is gone."""
+    name = escape(name)
+    by_path = {record.path: record for record in records}
+    sections = [
+        _findings(findings(audit)),
+        _classes(audit),
+        _shapes(audit),
+        _samples(records, root),
+        _sets("Conflicting labels", [conflict.paths for conflict in audit.conflicts], by_path, root),
+        _sets("Near duplicates", [(pair.a, pair.b) for pair in audit.near], by_path, root),
+        _sets("Exact duplicates", audit.exact, by_path, root),
+        _listing("Unreadable scans", (f"{entry.path}: {entry.reason}" for entry in audit.unreadable)),
+        _listing("Crossing the given splits", (f"{c.name}: {', '.join(c.splits)}" for c in audit.crossings)),
+    ]
+    patients = f"{audit.patients:,} known patients" if audit.patients else "patients unknown"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Data check: {name}</title>\n<style>{_STYLE}{_COLOURS}</style>\n</head>\n<body>\n"
+        f'<h1>Data check</h1>\n<p class="soft">{name}: {audit.scans:,} scans, {patients}</p>\n'
+        + "\n".join(filter(None, sections))
+        + f"\n<footer>{escape(NOTICE)}</footer>\n</body>\n</html>\n"
+    )
+
+
+def _findings(told: Sequence[Finding]) -> str:
+    cards = [
+        f'<div class="finding{" serious" * finding.serious}">'
+        f'<span class="kind">{"needs care" if finding.serious else "good to know"}</span>'
+        f"<p><b>{escape(finding.title)}</b></p><p>{escape(finding.why)}</p>"
+        f'<p class="soft">{escape(finding.action)}</p></div>'
+        for finding in told
+    ]
+    return "<h2>Findings</h2>\n" + ("\n".join(cards) or "<p>Nothing to object to.</p>")
+
+
+def _classes(audit: Audit) -> str:
+    splits = [split for split in audit.splits if split] if len(audit.splits) > 1 else []
+    rows = []
+    for label in LABELS:
+        count = audit.classes[label]
+        given = [audit.splits[split][label] for split in splits]
+        full = "" if NAMES[label].upper() == label else f' <span class="soft">{escape(NAMES[label])}</span>'
+        name = f"{_key(label)}{label}{full}"
+        rows.append([name, *(f"{number:,}" for number in (count["scans"], count["patients"], *given))])
+    return "<h2>Classes</h2>\n" + _table(["class", "scans", "patients", *(f"in {s}" for s in splits)], rows)
+
+
+def _shapes(audit: Audit) -> str:
+    rows = []
+    common = sorted(audit.shapes.items(), key=lambda item: -sum(item[1].values()))
+    for shape, counts in common[:MOST_SHOWN]:
+        total = sum(counts.values())
+        parts = "".join(
+            f'<span style="width:{100 * counts[label] / total:.2f}%;background:var(--{label})"></span>'
+            for label in LABELS
+        )
+        bar = f'<div class="bar">{parts}</div>'
+        rows.append([shape, f"{total:,}", *(f"{counts[label]:,}" for label in LABELS), bar])
+    note = (
+        f"Guessing by shape alone is right for {audit.shape_accuracy:.1%} of these scans, always guessing "
+        f"the most frequent class for {audit.majority_accuracy:.1%}."
+    )
+    more = f" {len(common) - MOST_SHOWN} rarer shapes are in audit.json." if len(common) > MOST_SHOWN else ""
+    headers = ["width x height", "scans", *(f"{_key(label)}{label}" for label in LABELS), ""]
+    return f"<h2>Shapes</h2>\n{_table(headers, rows)}\n<p class='soft'>{note}{more}</p>"
+
+
+def _samples(records: Sequence[Record], root: Path) -> str:
+    parts = ["<h2>Sample scans</h2>"]
+    for label in LABELS:
+        first = list({r.patient: r for r in reversed(records) if r.label == label}.values())[::-1]
+        if first:
+            step = max(1, len(first) // PER_CLASS)
+            strip = "".join(_figure(record, root) for record in first[::step][:PER_CLASS])
+            parts.append(f'<h3>{_key(label)}{label}</h3>\n<div class="strip">{strip}</div>')
+    return "\n".join(parts)
+
+
+def _sets(title: str, sets: Sequence[Iterable[str]], by_path: dict[str, Record], root: Path) -> str:
+    if not sets:
+        return ""
+    shown = []
+    for paths in sets[:MOST_SHOWN]:
+        figures = "".join(_figure(by_path[path], root) for path in list(paths)[:PER_CLASS])
+        shown.append(f'<div class="set"><div class="strip">{figures}</div></div>')
+    return f'<h2>{title}</h2>\n<div class="sets">' + "\n".join(shown) + "</div>" + _more(len(sets))
+
+
+def _listing(title: str, lines: Iterable[str]) -> str:
+    listed = list(lines)
+    items = "".join(f"<li>{escape(line)}</li>" for line in listed[:MOST_SHOWN])
+    return f"<h2>{title}</h2>\n<ul>{items}</ul>" + _more(len(listed)) if listed else ""
+
+
+def _more(count: int) -> str:
+    return f'<p class="soft">And {count - MOST_SHOWN:,} more in audit.json.</p>' if count > MOST_SHOWN else ""
+
+
+def _figure(record: Record, root: Path) -> str:
+    image = Image.fromarray(read_pixels(root, record.path))
+    image.thumbnail(_THUMBNAIL)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=75)
+    source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    path = escape(record.path)
+    about = f"{record.label}, {record.width}x{record.height}"
+    return f'<figure><img src="{source}" alt="{path}"><figcaption>{path}<br>{about}</figcaption></figure>'
+
+
+def _key(label: str) -> str:
+    return f'<span class="key" style="background:var(--{label})"></span>'
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of cells that are HTML already."""
+    head = "".join(f"<th>{cell}</th>" for cell in headers)
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'

@@ -1,0 +1,195 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from octlet.core.errors import InputError, ModelFileError, UsageError
+from octlet.models.resnet import build
+from octlet.models.spec import NetSpec, UnitSpec
+from octlet.train.augment import augment
+from octlet.train.checkpoint import BEST, load_run, read_tensors, save_run, write_tensors
+from octlet.train.config import TrainConfig
+from octlet.train.loop import Fold, epoch_order, generator_for, steps_per_epoch
+from octlet.train.schedule import one_cycle
+from octlet.train.state import make_optimizer, new_state
+
+STILL = TrainConfig(flip=False, rotate=0, zoom=0, shift=0, brightness=0, contrast=0, speckle=0)
+TINY = NetSpec("v1.5", 8, ((UnitSpec((8, 8), 1, False),), (UnitSpec((16, 16), 2, True),)))
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(100, 0.3), (37, 0.1), (12, 0.5)])
+def test_one_cycle_is_torchs(total, warmup):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.02, total_steps=total, pct_start=warmup, cycle_momentum=False
+    )
+    for step in range(total):
+        assert math.isclose(
+            one_cycle(step, total, 0.02, warmup), optimizer.param_groups[0]["lr"], rel_tol=1e-9
+        )
+        optimizer.step()
+        theirs.step()
+
+
+def batch() -> torch.Tensor:
+    return torch.rand(6, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return generator_for(seed, 0, 0, 1)
+
+
+def test_no_augmentation_changes_nothing():
+    torch.testing.assert_close(augment(batch(), STILL, generator()), batch(), atol=1e-5, rtol=0)
+
+
+def test_a_flip_mirrors_half_of_the_scans():
+    scans = batch()
+    out = augment(scans, replace(STILL, flip=True), generator())
+    kept = [torch.allclose(a, b, atol=1e-4) for a, b in zip(out, scans, strict=True)]
+    mirrored = [torch.allclose(a, b.flip(-1), atol=1e-4) for a, b in zip(out, scans, strict=True)]
+    assert all(k != m for k, m in zip(kept, mirrored, strict=True))
+    assert any(kept)
+    assert any(mirrored)
+
+
+def test_a_turn_is_a_turn_without_shear():
+    """A smooth disc off the centre keeps its distance from the centre."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 65), torch.linspace(-1, 1, 65), indexing="ij")
+    disc = torch.exp(-((x - 0.4) ** 2 + y**2) / 0.02)[None, None].repeat(8, 1, 1, 1) * 2 - 1
+    out = (augment(disc, replace(STILL, rotate=90.0), generator()) + 1) / 2
+    mass = out.sum((1, 2, 3))
+    across, down = (out * x).sum((1, 2, 3)) / mass, (out * y).sum((1, 2, 3)) / mass
+    torch.testing.assert_close(torch.hypot(across, down), torch.full((8,), 0.4), atol=0.01, rtol=0)
+    assert down.abs().max() > 0.2
+
+
+def test_brightness_and_contrast_keep_to_their_bounds():
+    scans = batch()
+    level = (scans + 1) / 2
+    bright = (augment(scans, replace(STILL, brightness=0.1), generator()) + 1) / 2
+    ratios = bright.mean((1, 2, 3)) / level.mean((1, 2, 3))
+    assert ratios.max() <= 1.1 + 1e-4
+    assert ratios.min() >= 0.9 - 1e-4
+    assert ratios.std() > 0.01
+    flat = (augment(scans, replace(STILL, contrast=0.1), generator()) + 1) / 2
+    torch.testing.assert_close(flat.mean((1, 2, 3)), level.mean((1, 2, 3)), atol=1e-3, rtol=0)
+
+
+def test_speckle_is_multiplicative():
+    dark, light = torch.full((1, 1, 64, 64), -0.8), torch.full((1, 1, 64, 64), 0.0)
+    config = replace(STILL, speckle=0.1)
+    spread = [(augment(scan, config, generator()) + 1).std().item() for scan in (dark, light)]
+    assert spread[1] / spread[0] == pytest.approx(1.0 / 0.2, rel=0.05)
+
+
+def test_the_same_generator_gives_the_same_scans_in_range():
+    config = TrainConfig(speckle=0.5)
+    one, same, other = (augment(batch(), config, generator(s)) for s in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.abs().max() <= 1
+
+
+def fold(counts: tuple[int, ...]) -> Fold:
+    labels = np.repeat(np.arange(4), counts)
+    return Fold(np.zeros((len(labels), 32, 32), np.uint8), np.arange(len(labels)), labels)
+
+
+def test_balanced_epochs_draw_every_class_alike():
+    scans = fold((500, 40, 40, 420))
+    drawn = np.bincount(scans.labels[epoch_order(scans, TrainConfig(balanced=True), 0)], minlength=4)
+    assert drawn.sum() == 1000
+    assert np.abs(drawn - 250).max() < 60  # four standard deviations
+
+
+def test_plain_epochs_show_each_scan_once_in_a_new_order():
+    scans = fold((5, 5, 5, 5))
+    config = TrainConfig(balanced=False)
+    first, second = epoch_order(scans, config, 0), epoch_order(scans, config, 1)
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert list(first) != list(second)
+    assert list(first) == list(epoch_order(scans, config, 0))
+
+
+def test_a_last_batch_of_one_is_left_out():
+    assert [steps_per_epoch(fold((n, 0, 0, 0)), TrainConfig(batch=4)) for n in (8, 9, 10)] == [2, 2, 3]
+
+
+def test_the_optimiser_decays_kernels_only_and_speeds_up_the_head():
+    net = build(TINY)
+    groups = make_optimizer(net, TrainConfig(lr=1e-3, head_lr=1e-2)).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.01, 0.0, 0.01]
+    assert [g["share"] for g in groups] == pytest.approx([1, 1, 10])
+    assert all(p.ndim == 4 for p in groups[0]["params"])
+    assert all(p.ndim == 1 for p in groups[1]["params"])
+    assert sum(len(g["params"]) for g in groups) == len(list(net.parameters()))
+
+
+def test_a_saved_run_rebuilds_bit_equal(tmp_path):
+    net = build(TINY)
+    net(torch.randn(4, 1, 32, 32))
+    save_run(tmp_path, net, {"spec": TINY.as_dict(), "size": 32})
+    again = load_run(tmp_path)
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(again.net(x).logits, net.eval()(x).logits)
+    assert again.meta["size"] == 32
+
+
+def test_damaged_checkpoints_are_named(tmp_path):
+    with pytest.raises(InputError, match="no such run"):
+        load_run(tmp_path / "none")
+    with pytest.raises(ModelFileError, match="no such checkpoint"):
+        load_run(tmp_path)
+    save_run(tmp_path, build(TINY), {"spec": TINY.as_dict()})
+    whole = (tmp_path / BEST).read_bytes()
+    (tmp_path / BEST).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelFileError, match="damaged"):
+        load_run(tmp_path)
+    other = replace(TINY, stem=16)
+    save_run(tmp_path, build(TINY), {"spec": other.as_dict()})
+    with pytest.raises(ModelFileError, match="do not fit"):
+        load_run(tmp_path)
+
+
+def test_foreign_safetensors_are_not_taken_for_checkpoints(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(ModelFileError, match="not an Octlet checkpoint"):
+        read_tensors(tmp_path / "x.safetensors")
+
+
+def test_tensors_that_share_memory_are_written_apart(tmp_path):
+    t = torch.arange(6.0).reshape(2, 3)
+    write_tensors(tmp_path / "x.safetensors", {"a": t, "b": t.T}, {})
+    tensors, _ = read_tensors(tmp_path / "x.safetensors")
+    assert torch.equal(tensors["a"], tensors["b"].T)
+
+
+def test_a_state_survives_the_disk(tmp_path):
+    config = TrainConfig(ema=0.9, lr=0.01)
+    state = new_state(build(TINY), config, torch.device("cpu"))
+    for _ in range(2):
+        state.net(torch.randn(4, 1, 32, 32)).logits.square().sum().backward()
+        state.optimizer.step()
+        assert state.average is not None
+        state.average.update_parameters(state.net)
+    state.progress.epoch = 3
+    state.save(tmp_path / "s.safetensors", {"lr": 0.01})
+    other = new_state(build(TINY), config, torch.device("cpu"))
+    assert other.load(tmp_path / "s.safetensors") == {"lr": 0.01}
+    assert other.progress == state.progress
+    for key, value in state.judged.state_dict().items():
+        assert torch.equal(value, other.judged.state_dict()[key])
+    ours, theirs = state.optimizer.state_dict()["state"], other.optimizer.state_dict()["state"]
+    assert all(torch.equal(v, theirs[i][k]) for i, slots in ours.items() for k, v in slots.items())
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch": 1}, {"label_smoothing": 1.0}, {"lr": 0.0}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
