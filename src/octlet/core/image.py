@@ -19,6 +19,7 @@ from PIL import Image, ImageFilter, UnidentifiedImageError
 from octlet.core.errors import InputError
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF")
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 16

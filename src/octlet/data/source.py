@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from octlet.core.errors import InputError
-from octlet.core.image import MAX_BYTES, decode
+from octlet.core.image import IMAGE_SUFFIXES, MAX_BYTES, decode
 from octlet.core.labels import LABELS, NAMES
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 SPLITS = ("train", "val", "test")
 _SPLIT_OF = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
 # What archives, tools and `octlet data phantom --masks` leave beside the class folders.

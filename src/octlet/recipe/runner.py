@@ -21,7 +21,7 @@ class Stage:
     Attributes:
         name: unique; "fold-0/train".
         settings: plain values that its result depends on.
-        inputs: files that its result depends on, written by earlier stages; or a text that stands for them.
+        inputs: files and folders that its result depends on: a file by its content, a folder by its listing.
         outputs: what it writes: files, or folders.
         action: does the work. It gets True when an unfinished attempt with the same settings and inputs was
             left behind, and may then go on from it.
@@ -29,7 +29,7 @@ class Stage:
 
     name: str
     settings: Mapping[str, Any]
-    inputs: Sequence[Path | str]
+    inputs: Sequence[Path]
     outputs: Sequence[Path]
     action: Callable[[bool], None] = field(repr=False)
 
@@ -78,15 +78,15 @@ def run_stages(
 
 
 def _lacks_input(stage: Stage) -> bool:
-    return any(isinstance(entry, Path) and not entry.exists() for entry in stage.inputs)
+    return not all(entry.exists() for entry in stage.inputs)
 
 
 def _fingerprint(stage: Stage) -> str:
     contents = []
     for entry in stage.inputs:
-        if isinstance(entry, Path) and not entry.is_file():
-            raise InputError(f"stage '{stage.name}' needs this file", path=entry, remedy="run without --only")
-        contents.append(sha256_of(entry) if isinstance(entry, Path) else entry)
+        if not entry.exists():
+            raise InputError(f"stage '{stage.name}' needs it", path=entry, remedy="check the recipe's paths")
+        contents.append(listing(entry) if entry.is_dir() else sha256_of(entry))
     text = json.dumps([stage.name, dict(stage.settings), contents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -112,7 +112,7 @@ def _set_aside(stage: Stage, out: Path) -> None:
 
 
 def listing(folder: Path) -> str:
-    """Return a text that changes when a file at or below `folder` is added, removed or edited."""
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+    """Return a text that changes when a file below `folder` is added, removed or edited."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
     lines = (f"{p.relative_to(folder.parent)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

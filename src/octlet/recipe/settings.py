@@ -54,9 +54,10 @@ class SplitSettings:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """The model file's name."""
+    """What the model file says of itself: its name (the recipe's if empty), and the weights' licence."""
 
     name: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True)

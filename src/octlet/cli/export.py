@@ -1,0 +1,36 @@
+"""`octlet export`."""
+
+from pathlib import Path
+from shlex import quote
+
+import click
+
+from octlet.cli.ui import json_option, next_step, print_json, say, table
+from octlet.export.package import export_run
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--out", default="model.octlet", type=click.Path(path_type=Path), show_default=True, help="Model file."
+)
+@click.option("--name", default="", help="Name of the model; the run folder's if not given.")
+@click.option("--licence", default="", help="Licence and attribution of the weights, for the model card.")
+@json_option
+def command(run: Path, out: Path, name: str, licence: str, as_json: bool) -> None:
+    """Write a trained run as one model file.
+
+    The file holds the network in ONNX, golden vectors for a self-check, every SHA-256 and a model card. It is
+    written only if ONNX Runtime computes what torch does.
+    """
+    say(f"exporting {run}")
+    result = export_run(run, out, name=name, licence=licence)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"{result['model']}: {result['name']}, {result['bytes']:,} bytes")
+        click.echo(f"{result['parameters']:,} parameters, input {result['size']} x {result['size']}")
+        click.echo(f"SHA-256 {result['sha256']}\n")
+        rows = [(output, f"{value:.1e}") for output, value in result["parity"].items()]
+        click.echo(table(("output", "torch against ONNX Runtime, share of range"), rows))
+    next_step(f"octlet verify {quote(str(out))}")

@@ -1,0 +1,93 @@
+"""The model card: what a model file says of itself to people (Mitchell et al. 2019, FAT*)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from octlet.core.bundle import Manifest
+from octlet.core.labels import LABELS, NAMES, URGENCY
+
+_CARD = """\
+# {name}
+
+{notice}
+
+A convolutional network that sorts retinal OCT B-scans into {count} classes. This file was written by Octlet
+{version}; its SHA-256 sums, its exact network and all that follows stand in `manifest.json`.
+
+## Classes
+{classes}
+
+## Intended use
+Research on retinal OCT, and teaching. Not for diagnosis, triage or any decision about a patient. The model
+knows the classes above and nothing else: it gives one of them to any image, also to another disease, another
+kind of scan or a photograph of something else. A probability is not a measured risk.
+
+## Data
+{data}
+
+## Network
+{parameters:,} parameters, family {family}, float32, {bytes:,} bytes of ONNX. Outputs: `logits` (N, {count}),
+`cam` (N, {count}, h, w), the class activation maps whose means are the logits, and `embedding` (N, {width}).
+
+## Preprocessing
+The scan as 8-bit gray; white padding cut off; each axis scaled by itself to {size} x {size} pixels
+(bilinear); values 0 to 255 mapped to -1 to 1. Input `image`: float32 (N, 1, {size}, {size}).
+
+## Figures
+{metrics}
+
+## Licence and attribution
+{licence}
+
+## Check and use
+    octlet verify model.octlet
+    octlet predict -m model.octlet SCAN_OR_FOLDER
+
+`golden.npz` holds simulated scans with the outputs that they must give: no patient's data are in this file.
+"""
+
+
+def render_card(manifest: Manifest, *, parameters: int, onnx_bytes: int, width: int) -> str:
+    """Return the card as Markdown; `width` is the length of the embedding."""
+    return _CARD.format(
+        name=manifest.name,
+        notice=manifest.notice,
+        count=len(LABELS),
+        version=manifest.versions["octlet"],
+        classes="\n".join(f"- {label}: {NAMES[label]} ({URGENCY[label]})" for label in LABELS),
+        data=_data(manifest.training),
+        parameters=parameters,
+        family=manifest.network["family"],
+        bytes=onnx_bytes,
+        width=width,
+        size=manifest.preprocessing.size,
+        metrics=_metrics(manifest.metrics),
+        licence=manifest.licence,
+    )
+
+
+def _data(training: Mapping[str, Any]) -> str:
+    data = training["data"]
+    if not data:
+        return "The run does not say what it was trained on."
+    lines = [f"- {key.replace('_', ' ')}: {_plain(value)}" for key, value in data.items()]
+    return "\n".join([*lines, f"- epoch kept: {training['epoch']}"])
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    intro = "On the validation fold, which also picked the epoch and is therefore flattering. "
+    rest = (
+        "Figures on test patients are not in this file: `octlet evaluate model.octlet FOLDER` measures them."
+    )
+    if not metrics:
+        return f"The run states no validation figures. {rest}"
+    rows = [f"| {key.replace('_', ' ')} | {_plain(value)} |" for key, value in metrics.items()]
+    return "\n".join([intro + rest, "", "| figure | validation |", "| --- | --- |", *rows])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

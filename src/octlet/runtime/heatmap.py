@@ -1,0 +1,104 @@
+"""Where in a scan the network saw its class: the class activation map, laid over the scan.
+
+The map is the network's own logit before pooling (Zhou et al. 2016, CVPR), so what is shown is what was
+summed, not an estimate. Only evidence FOR the class is shown: the positive part of the map, from 0
+(transparent) to the map's largest value (full colour), or to `LEAST` where that is larger, so that a map with
+next to nothing in it stays faint instead of being blown up.
+
+A cell (i, j) of the map is centred on pixel (s i, s j) of the network's input, s being its stride: all that
+strides in `octlet.models.resnet` has an odd kernel padded by half of it. The usual stretch from corner to
+corner would show the evidence half a cell too far to the lower right, at 224 pixels by 16.
+"""
+
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from octlet.core.files import write_bytes
+from octlet.core.image import Gray
+from octlet.core.labels import LABELS, NAMES, NOTICE
+from octlet.runtime.predictor import Box
+
+# Okabe & Ito's vermilion to a light amber: apart in lightness too, so that no colour vision is needed.
+RAMP = np.array([[213, 94, 0], [255, 194, 30]], dtype=np.float32)
+OPACITY = 0.6  # at full strength; the tissue stays visible below
+LEAST = 1.0  # logits
+
+Strength = NDArray[np.float32]
+
+
+def strength(cam: NDArray[np.float32], size: int, width: int, height: int) -> Strength:
+    """Scale one class's map to 0..1 and, by bilinear interpolation, to the pixels that it covers.
+
+    Args:
+        cam: float32 (h, w).
+        size: S, the side of the network's input that gave it, in pixels.
+        width: of the result.
+        height: of the result.
+
+    Returns:
+        float32 (height, width): 0 is no evidence for the class, 1 is `max(largest value of the map, LEAST)`.
+    """
+    stride = 2 ** math.ceil(math.log2(size / cam.shape[1]))
+    begin = 0.5 - 0.5 / stride  # where the input's edge lies in the map, cell i being i to i + 1
+    end = begin + size / stride
+    padded = Image.fromarray(np.pad(cam, ((0, 1), (0, 1)), mode="edge"))
+    wide = padded.resize((width, height), Image.Resampling.BILINEAR, box=(begin, begin, end, end))
+    full = max(float(cam.max()), LEAST)
+    scaled: Strength = np.clip(np.asarray(wide, dtype=np.float32) / np.float32(full), 0, 1)
+    return scaled
+
+
+def overlay(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> NDArray[np.uint8]:
+    """Lay one class's map over a scan.
+
+    Args:
+        gray: uint8 (H, W), the scan as it was decoded.
+        cam: float32 (h, w), the map of one class.
+        size: S, the side of the network's input, in pixels.
+        box: (left, top, right, bottom) of the part of the scan that the map covers, in scan pixels.
+
+    Returns:
+        uint8 (H, W, 3), red, green, blue; outside of `box` the scan's own gray.
+    """
+    left, top, right, bottom = box
+    image = np.repeat(gray[:, :, None], 3, axis=2)
+    part = image[top:bottom, left:right]
+    weight = strength(cam, size, right - left, bottom - top)[:, :, None]
+    colour = RAMP[0] + weight * (RAMP[1] - RAMP[0])
+    alpha = OPACITY * weight
+    part[:] = np.rint((1 - alpha) * part + alpha * colour).astype(np.uint8)
+    return image
+
+
+def write_overlay(path: Path, gray: Gray, cam: NDArray[np.float32], size: int, box: Box, label: str) -> None:
+    """Write the overlay of `label`'s map as PNG with the notice, whole or not at all; `cam` is (4, h, w)."""
+    image = Image.fromarray(overlay(gray, cam[LABELS.index(label)], size, box))
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Description", f"Class activation map of {label} ({NAMES[label]})")
+    text.add_text("Disclaimer", NOTICE)  # a keyword of the PNG specification
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=text)
+    write_bytes(path, buffer.getvalue())
+
+
+def overlay_names(files: Iterable[str]) -> list[str]:
+    """Return one PNG name for each scan, told apart by number where scans of several folders share a name.
+
+    Only the file's own name is taken: a folder may carry a patient's name.
+    """
+    times: dict[str, int] = {}
+    names: list[str] = []
+    for file in files:
+        stem = name = PurePath(file).stem
+        while name.casefold() in times:  # some file systems do not tell upper from lower case
+            times[stem.casefold()] += 1
+            name = f"{stem}-{times[stem.casefold()]}"
+        times[name.casefold()] = 1
+        names.append(f"{name}.heatmap.png")
+    return names

@@ -1,0 +1,111 @@
+"""From gray scans to probabilities with a model file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octlet.core.bundle import Bundle, open_bundle
+from octlet.core.errors import InputError, ModelFileError
+from octlet.core.files import sha256_of
+from octlet.core.image import Gray, Prepared, normalise, prepare
+from octlet.core.prediction import Prediction
+from octlet.runtime.engine import Engine, Outputs, load_engine
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of n scans.
+
+    Attributes:
+        logits: float32 (n, 4), in label order.
+        probabilities: float64 (n, 4), rows summing to 1.
+        cam: float32 (n, 4, h, w), the class activation maps; their means are the logits.
+        boxes: (left, top, right, bottom) of the part of each scan that its maps cover, in scan pixels.
+    """
+
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
+    cam: NDArray[np.float32]
+    boxes: tuple[Box, ...]
+
+
+class Predictor:
+    """A model file, loaded into an engine.
+
+    Attributes:
+        bundle: the verified model file.
+        engine: what computes its network.
+        identity: name, SHA-256 of the file, schema, the versions that wrote it, and the engine.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self.identity: dict[str, Any] = {
+            "name": bundle.manifest.name,
+            "sha256": sha256_of(bundle.path),
+            "schema": bundle.manifest.schema,
+            "versions": bundle.manifest.versions,
+            "engine": engine.name,
+        }
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, engine: str = "onnxruntime", threads: int | None = None
+    ) -> "Predictor":
+        """Open a model file; raises what `open_bundle` and `load_engine` raise."""
+        bundle = open_bundle(path)
+        return cls(bundle, load_engine(bundle, engine, threads))
+
+    @property
+    def size(self) -> int:
+        """S, the side of the network's square input in pixels."""
+        return self.bundle.manifest.preprocessing.size
+
+    def prepare(self, gray: Gray, name: str = "") -> Prepared:
+        """Bring a scan, uint8 (H, W), into the network's frame; InputError, naming it, if it is all white."""
+        try:
+            return prepare(gray, self.size)
+        except InputError as error:
+            raise InputError(error.rule, path=name or None, remedy=error.remedy) from error
+
+    def compute(self, prepared: Sequence[Prepared]) -> Outputs:
+        """Compute prepared scans, at least one, in one batch.
+
+        Raises ModelFileError where the network cannot be computed or gives numbers that are not finite.
+        """
+        try:
+            return self.engine.run(normalise(np.stack([each.pixels for each in prepared])))
+        except ModelFileError as error:
+            raise ModelFileError(error.rule, path=self.bundle.path, remedy=error.remedy) from error
+
+    def score(self, prepared: Sequence[Prepared]) -> Scores:
+        """Compute prepared scans, at least one, in one batch; raises as `compute`."""
+        outputs = self.compute(prepared)
+        boxes = tuple(each.box for each in prepared)
+        return Scores(outputs.logits, softmax(outputs.logits), outputs.cam, boxes)
+
+    def run(self, grays: Sequence[Gray]) -> Scores:
+        """Compute gray scans, uint8 (H, W), at least one, in one batch; raises as `prepare` and `score`."""
+        return self.score([self.prepare(gray) for gray in grays])
+
+    def predict(self, grays: Sequence[Gray], names: Sequence[str]) -> list[Prediction]:
+        """Classify gray scans, uint8 (H, W) each, in one batch; `names` are told in errors and results."""
+        if not grays:
+            return []
+        scores = self.score([self.prepare(gray, name) for gray, name in zip(grays, names, strict=True)])
+        return [Prediction.of(name, row) for name, row in zip(names, scores.probabilities, strict=True)]
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the softmax of logits, (n, k), along their rows, computed in float64."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares

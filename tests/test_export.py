@@ -1,0 +1,161 @@
+"""From a run to a model file: the same network, and nothing of the machine or of a patient in its bytes."""
+
+import json
+import logging.handlers
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import octlet as package
+from octlet.cli.main import main
+from octlet.core.bundle import CARD, ONNX, Tolerances, open_bundle
+from octlet.core.errors import GateError, InputError, ModelFileError, UsageError
+from octlet.core.image import decode
+from octlet.core.labels import LABELS, NOTICE
+from octlet.data.phantom import simulate
+from octlet.export.card import render_card
+from octlet.export.onnx import check_parity, torch_outputs
+from octlet.export.package import LICENCE, export_run
+from octlet.models.resnet import ResNet
+from octlet.runtime.engines import onnxruntime
+from octlet.runtime.verify import compare, read_golden, verify
+from octlet.train.checkpoint import load_run, save_run
+
+
+@pytest.fixture(scope="module")
+def net(tiny_run: Path) -> ResNet:
+    return load_run(tiny_run).net
+
+
+def inputs(n: int = 4) -> np.ndarray:
+    return np.random.default_rng(3).uniform(-1, 1, (n, 1, 64, 64)).astype(np.float32)
+
+
+def test_export_through_the_command(
+    tiny_run: Path, model_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new folder" / "again.octlet"
+    chatter = logging.handlers.BufferingHandler(1000)
+    logger = logging.getLogger("torch.onnx")
+    logger.addHandler(chatter)
+    assert main(["export", str(tiny_run), "--out", str(out), "--name", "tiny", "--json"]) == 0
+    logger.removeHandler(chatter)
+    assert chatter.buffer == []
+    stdout, stderr = capfd.readouterr()
+    result = json.loads(stdout)  # one document: torch's chatter is not on stdout
+    assert out.read_bytes() == model_file.read_bytes()  # equal runs, equal bytes
+    assert (result["model"], result["name"], result["bytes"]) == (str(out), "tiny", out.stat().st_size)
+    assert (result["size"], result["golden"]) == (64, 4)
+    assert result["parameters"] == sum(p.numel() for p in load_run(tiny_run).net.parameters())
+    assert max(result["parity"].values()) < 1e-5
+    assert f"next: octlet verify '{out}'" in stderr
+    assert verify(out).passed
+
+
+def test_the_graph(model_file: Path, net: ResNet) -> None:
+    model = onnx.load_from_string(open_bundle(model_file).read(ONNX))
+    onnx.checker.check_model(model, full_check=True)
+
+    def form(value: onnx.ValueInfoProto) -> tuple[str, list[int | str]]:
+        return value.name, [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+    assert [form(each) for each in model.graph.input] == [("image", ["batch", 1, 64, 64])]
+    assert [form(each) for each in model.graph.output] == [
+        ("logits", ["batch", 4]),
+        ("cam", ["batch", 4, 2, 2]),
+        ("embedding", ["batch", 20]),
+    ]
+    assert not {node.op_type for node in model.graph.node} & {"BatchNormalization", "Dropout"}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_every_batch_size(model_file: Path, net: ResNet, n: int) -> None:
+    outputs = onnxruntime.load(open_bundle(model_file).read(ONNX), 64, 1).run(inputs(n))
+    rows = torch_outputs(net, inputs(n))
+    np.testing.assert_allclose(outputs.logits, np.concatenate([row.logits for row in rows]), atol=1e-4)
+    np.testing.assert_allclose(outputs.embedding, np.concatenate([row.embedding for row in rows]), atol=1e-4)
+
+
+def test_nothing_of_the_exporting_machine_is_in_the_file(model_file: Path, tiny_run: Path) -> None:
+    data = model_file.read_bytes()
+    for place in (Path(package.__file__).parent, Path(torch.__file__).parent, Path.home(), tiny_run.parent):
+        assert str(place).encode() not in data
+    assert b"stack_trace" not in data
+
+
+def test_the_golden_inputs_are_simulated(model_file: Path) -> None:
+    vectors = read_golden(open_bundle(model_file))
+    rng = np.random.default_rng(2018)
+    for vector, label in zip(vectors, LABELS, strict=True):
+        phantom = simulate(label, rng, shape=(496, 512)).pixels
+        shown = decode(vector.image, vector.name)
+        largest = np.abs(shown.astype(int) - phantom).max()
+        assert largest == 0 if vector.name.endswith(".png") else largest < 100
+    assert [vector.name.rpartition(".")[2] for vector in vectors] == ["jpeg", "png", "jpeg", "png"]
+
+
+def test_parity_is_a_gate(model_file: Path, net: ResNet, tiny_run: Path) -> None:
+    data = open_bundle(model_file).read(ONNX)
+    assert set(check_parity(data, net, inputs(), Tolerances())) == {"logits", "cam", "embedding"}
+    other = load_run(tiny_run).net
+    with torch.no_grad():
+        other.fc.bias.add_(0.5)
+    with pytest.raises(GateError, match=r"logits are .* of their range from torch's"):
+        check_parity(data, other, inputs(), Tolerances())
+    with torch.no_grad():
+        other.fc.bias[torch_outputs(net, inputs())[0].logits.argmin()] += 1e4
+    loose = Tolerances(logits=np.inf, cam=np.inf, embedding=np.inf)
+    with pytest.raises(GateError, match="another label"):
+        check_parity(data, other, inputs(), loose)
+    assert compare(torch_outputs(net, inputs()), torch_outputs(net, inputs()))["logits"] == 0
+
+
+def test_a_network_that_no_model_file_takes(tmp_path: Path) -> None:
+    from octlet.models.resnet import build
+    from octlet.models.spec import NetSpec, UnitSpec
+
+    spec = NetSpec("v1.5", 8, ((UnitSpec((8, 8), 1, False),),), classes=2)
+    save_run(tmp_path / "run", build(spec), {"spec": spec.as_dict(), "size": 64})
+    with pytest.raises(ModelFileError, match="2 classes"):
+        export_run(tmp_path / "run", tmp_path / "m.octlet")
+    assert not (tmp_path / "m.octlet").exists()
+
+
+def test_faults(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such run folder"):
+        export_run(tmp_path / "absent", tmp_path / "m.octlet")
+    with pytest.raises(ModelFileError, match="no such checkpoint"):
+        export_run(tmp_path, tmp_path / "m.octlet")
+    for name in ("model.onnx", "model", "folder.octlet"):
+        (tmp_path / "folder.octlet").mkdir(exist_ok=True)
+        with pytest.raises(UsageError, match=r"ends in \.octlet"):
+            export_run(tiny_run, tmp_path / name)
+
+
+def test_manifest_and_card(model_file: Path) -> None:
+    manifest = open_bundle(model_file).manifest
+    assert manifest.training["data"]["patients"] == 7
+    assert (manifest.training["epoch"], manifest.metrics["val_loss"]) == (3, 1.25)
+    assert manifest.licence == LICENCE
+    card = zipfile.ZipFile(model_file).read(CARD).decode()
+    for text in (
+        NOTICE,
+        "# tiny",
+        "- patients: 7",
+        "| val loss | 1.25 |",
+        "not in this file",
+        LICENCE,
+        "CNV 12",
+    ):
+        assert text in card
+    assert "octlet verify" in card
+    assert "{" not in card
+    bare = replace(manifest, metrics={}, training={"data": {}, "epoch": None})
+    text = render_card(bare, parameters=1, onnx_bytes=2, width=3)
+    assert "does not say what it was trained on" in text
+    assert "no validation figures" in text

@@ -1,0 +1,395 @@
+"""Engines, predictor, heatmaps and the self-check, without the command line."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import scipy.ndimage
+import scipy.special
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from octlet.core.bundle import GOLDEN, ONNX, open_bundle, write_bundle
+from octlet.core.errors import InputError, ModelFileError, UsageError
+from octlet.core.image import normalise, prepare
+from octlet.core.labels import LABELS, NOTICE
+from octlet.core.prediction import CSV_COLUMNS, Prediction
+from octlet.models.resnet import build
+from octlet.models.spec import NetSpec, UnitSpec
+from octlet.runtime.engine import Engine, Outputs, load_engine
+from octlet.runtime.heatmap import LEAST, OPACITY, RAMP, overlay, overlay_names, strength, write_overlay
+from octlet.runtime.predictor import Predictor, softmax
+from octlet.runtime.verify import GoldenVector, compare, dump_golden, pixel_difference, read_golden, verify
+
+Batch = NDArray[np.float32]
+
+
+class FakeEngine:
+    """The mean of each quarter of a scan is the logit of a class."""
+
+    name = "fake"
+
+    def run(self, batch: Batch) -> Outputs:
+        n, _, side, _ = batch.shape
+        cam = batch.reshape(n, 4, side // 4, side).copy()
+        return Outputs(cam.mean(axis=(2, 3)), cam, batch[:, 0, :, 0].copy())
+
+
+class BrokenEngine:
+    """Says NaN."""
+
+    name = "broken"
+
+    def run(self, batch: Batch) -> Outputs:
+        n = len(batch)
+        return Outputs(
+            np.full((n, 4), np.nan, np.float32), np.zeros((n, 4, 1, 1), np.float32), batch[:, 0, 0]
+        )
+
+
+def scans(n: int = 3, height: int = 90, width: int = 120) -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(0, 200, (height, width + i), dtype=np.uint8) for i in range(n)]
+
+
+def tampered(model_file: Path, path: Path, **files: bytes) -> Path:
+    """Write the model file again with other entries, hashes and all."""
+    bundle = open_bundle(model_file)
+    new = {"model_onnx": ONNX, "golden_npz": GOLDEN}
+    contents = {name: bundle.read(name) for name in bundle.manifest.files}
+    write_bundle(path, bundle.manifest, contents | {new[key]: data for key, data in files.items()})
+    return path
+
+
+# Predictor --------------------------------------------------------------------------------------------
+
+
+def test_a_fake_engine_is_enough(model_file: Path) -> None:
+    engine: Engine = FakeEngine()
+    predictor = Predictor(open_bundle(model_file), engine)
+    gray = np.zeros((64, 64), np.uint8)
+    gray[16:32] = 200  # the second quarter: DME
+    scores = predictor.run([gray])
+    np.testing.assert_allclose(scores.logits, normalise(gray[None]).reshape(1, 4, -1).mean(axis=2), atol=1e-6)
+    (prediction,) = predictor.predict([gray], ["scan.png"])
+    assert (prediction.file, prediction.label, prediction.urgency) == ("scan.png", "DME", "urgent")
+    assert scores.boxes == ((0, 0, 64, 64),)
+    assert predictor.predict([], []) == []
+
+
+def test_probabilities_against_scipy(model_file: Path) -> None:
+    predictor = Predictor.open(model_file)
+    scores = predictor.run(scans())
+    assert scores.probabilities.dtype == np.float64
+    expected = scipy.special.softmax(scores.logits.astype(np.float64), axis=1)
+    np.testing.assert_allclose(scores.probabilities, expected, rtol=1e-12)
+    np.testing.assert_allclose(scores.cam.mean(axis=(2, 3)), scores.logits, atol=1e-4)
+    huge = softmax(np.array([[1e4, 0, 0, -1e4]], np.float32))
+    np.testing.assert_array_equal(huge, [[1, 0, 0, 0]])
+
+
+def test_the_predictor_computes_what_torch_does(model_file: Path, tiny_run: Path) -> None:
+    from octlet.train.checkpoint import load_run
+
+    predictor = Predictor.open(model_file, threads=1)
+    grays = scans(5)
+    batch = normalise(np.stack([prepare(gray, 64).pixels for gray in grays]))
+    with torch.inference_mode():
+        expected = load_run(tiny_run).net(torch.from_numpy(batch))
+    scores = predictor.run(grays)
+    np.testing.assert_allclose(scores.logits, expected.logits.numpy(), atol=1e-4)
+    np.testing.assert_allclose(scores.cam, expected.cam.numpy(), atol=1e-4)
+
+
+def test_a_scan_does_not_depend_on_its_neighbours(model_file: Path) -> None:
+    predictor = Predictor.open(model_file)
+    together = predictor.predict(scans(), list("abc"))
+    alone = [predictor.predict([gray], [name])[0] for gray, name in zip(scans(), "abc", strict=True)]
+    assert [p.as_dict() for p in together] == [p.as_dict() for p in alone]
+
+
+def test_identity(model_file: Path) -> None:
+    import hashlib
+
+    identity = Predictor.open(model_file).identity
+    assert identity["name"] == "tiny"
+    assert identity["sha256"] == hashlib.sha256(model_file.read_bytes()).hexdigest()
+    assert (identity["schema"], identity["engine"]) == (1, "onnxruntime")
+    assert {"octlet", "torch", "onnx"} <= identity["versions"].keys()
+
+
+def test_a_white_scan_is_named(model_file: Path) -> None:
+    with pytest.raises(InputError, match="white") as caught:
+        Predictor.open(model_file).predict([np.full((64, 64), 255, np.uint8)], ["blank.png"])
+    assert caught.value.path == "blank.png"
+
+
+def test_numbers_that_are_not_finite_are_no_result(model_file: Path) -> None:
+    predictor = Predictor(open_bundle(model_file), BrokenEngine())
+    with pytest.raises(ModelFileError, match="not finite") as caught:
+        predictor.run(scans())
+    assert caught.value.path == str(model_file)
+
+
+@pytest.mark.parametrize(
+    ("logits", "cam", "embedding"),
+    [
+        ((2, 3), (2, 4, 1, 1), (2, 5)),
+        ((2, 4), (2, 3, 1, 1), (2, 5)),
+        ((2, 4), (2, 4), (2, 5)),
+        ((2, 4), (2, 4, 1, 1), (1, 5)),
+    ],
+)
+def test_outputs_of_other_shapes(
+    logits: tuple[int, ...], cam: tuple[int, ...], embedding: tuple[int, ...]
+) -> None:
+    with pytest.raises(ModelFileError, match="for 2 scans"):
+        Outputs(*(np.zeros(shape, np.float32) for shape in (logits, cam, embedding)))
+
+
+def test_outputs_of_another_type() -> None:
+    with pytest.raises(ModelFileError, match="float64"):
+        Outputs(np.zeros((1, 4)), np.zeros((1, 4, 1, 1), np.float32), np.zeros((1, 2), np.float32))  # type: ignore[arg-type]
+
+
+def test_prediction() -> None:
+    prediction = Prediction.of("a.png", np.array([0.25, 0.25, 0.4999999, 0.0000001]))
+    assert (prediction.label, prediction.urgency) == ("DRUSEN", "routine")
+    assert prediction.as_dict()["probabilities"] == dict(zip(LABELS, (0.25, 0.25, 0.5, 0.0), strict=True))
+    row = dict(zip(CSV_COLUMNS, prediction.as_row(), strict=True))
+    assert (row["file"], row["p_DRUSEN"], row["notice"]) == ("a.png", "0.500000", NOTICE)
+    assert Prediction.of("tie", np.full(4, 0.25)).label == "CNV"
+
+
+# Engines ----------------------------------------------------------------------------------------------
+
+
+def test_an_engine_that_is_not_there(model_file: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(model_file)
+    with pytest.raises(UsageError, match="unknown engine 'tensorrt'"):
+        load_engine(bundle, "tensorrt")
+    with pytest.raises(UsageError, match="0 threads"):
+        load_engine(bundle, threads=0)
+    other = replace(bundle.manifest, engines={"another": bundle.manifest.engines["onnxruntime"]})
+    path = tmp_path / "m.octlet"
+    write_bundle(path, other, {name: bundle.read(name) for name in bundle.manifest.files})
+    with pytest.raises(ModelFileError, match="no network for onnxruntime, only for another"):
+        Predictor.open(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"no protobuf at all" * 9, b"\x08\x07"])
+def test_bytes_that_are_no_network(model_file: Path, tmp_path: Path, data: bytes) -> None:
+    path = tampered(model_file, tmp_path / "m.octlet", model_onnx=data)
+    with pytest.raises(ModelFileError, match="not a network for ONNX Runtime") as caught:
+        Predictor.open(path)
+    assert caught.value.path == str(path)
+    assert "\n" not in str(caught.value)
+
+
+def network(
+    *, name: str = "image", size: int = 64, batch: str | int = "batch", outputs: str = "logits"
+) -> bytes:
+    image = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, 1, size, size])
+    result = onnx.helper.make_tensor_value_info(outputs, onnx.TensorProto.FLOAT, [batch, 1, size, size])
+    node = onnx.helper.make_node("Relu", [name], [outputs])
+    graph = onnx.helper.make_graph([node], "g", [image], [result])
+    opset = [onnx.helper.make_opsetid("", 20)]
+    data: bytes = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [
+        (network(), "outputs are not logits, cam, embedding"),
+        (network(name="x"), "input is not float32 image"),
+        (network(size=32), "input is not float32 image"),
+        (network(batch=1), "input is not float32 image"),
+    ],
+)
+def test_a_network_of_another_interface(model_file: Path, tmp_path: Path, data: bytes, rule: str) -> None:
+    with pytest.raises(ModelFileError, match=rule):
+        Predictor.open(tampered(model_file, tmp_path / "m.octlet", model_onnx=data))
+
+
+# Heatmaps ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "cells"), [(224, 7), (128, 4), (100, 4), (33, 2), (32, 1)])
+def test_strength_against_scipy(size: int, cells: int) -> None:
+    cam = np.random.default_rng(0).normal(2, 4, (cells, cells)).astype(np.float32)
+    y, x = ((np.arange(n) + 0.5) * size / n - 0.5 for n in (90, 130))  # of each pixel, in the network's input
+    grid = np.meshgrid(y / 32, x / 32, indexing="ij")  # cell i is centred on pixel 32 i
+    wide = scipy.ndimage.map_coordinates(cam, grid, order=1, mode="nearest")
+    expected = np.clip(wide / max(cam.max(), LEAST), 0, 1)
+    np.testing.assert_allclose(strength(cam, size, 130, 90), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["v1.5", "v2"])
+def test_a_cell_of_the_map_sees_the_pixels_that_it_is_drawn_on(family: str) -> None:
+    kinds = {"v1.5": ((8, 8), (1, 2, 2, 2)), "v2": ((8, 8, 8), (2, 2, 2))}
+    widths, strides = kinds[family]
+    stages = tuple((UnitSpec(widths, stride, True),) for stride in strides)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = build(NetSpec(family, 8, stages)).eval()
+    image = torch.randn(1, 1, 512, 512, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    cam = net(image).cam
+    assert cam.shape[2:] == (16, 16)
+    cam[0, :, 8, 6].abs().sum().backward()
+    assert image.grad is not None
+    seen = np.argwhere(image.grad[0, 0].numpy() != 0)
+    centre = (seen.min(axis=0) + seen.max(axis=0)) / 2
+    np.testing.assert_allclose(centre, [8 * 32, 6 * 32], atol=3)
+
+
+def test_faint_evidence_stays_faint() -> None:
+    assert strength(np.full((7, 7), LEAST / 10, np.float32), 224, 20, 20).max() == pytest.approx(0.1)
+    assert strength(np.full((7, 7), -5, np.float32), 224, 20, 20).max() == 0
+    assert strength(np.full((7, 7), 50, np.float32), 224, 20, 20).min() == 1
+
+
+def test_an_overlay_lies_in_the_box_and_nowhere_else() -> None:
+    gray = scans(1)[0]
+    box = (10, 5, 70, 60)
+    cam = np.zeros((4, 4), np.float32)
+    cam[:, 3] = 9.0
+    image = overlay(gray, cam, 128, box)
+    assert image.shape == (*gray.shape, 3)
+    outside = np.ones(gray.shape, bool)
+    outside[5:60, 10:70] = False
+    assert (image[outside] == gray[outside][:, None]).all()
+    assert (image[5:60, 10:30] == gray[5:60, 10:30, None]).all()  # no evidence, no colour
+    full = np.rint((1 - OPACITY) * gray[30, 69] + OPACITY * RAMP[1])
+    np.testing.assert_allclose(image[30, 69], full, atol=1)
+    assert gray.max() < 200  # the scan itself is untouched
+
+
+def test_a_heatmap_of_a_cropped_scan_is_where_the_scan_is(model_file: Path) -> None:
+    gray = np.full((200, 160), 255, np.uint8)
+    gray[50:180, 20:130] = np.random.default_rng(1).integers(0, 120, (130, 110), dtype=np.uint8)
+    (box,) = Predictor(open_bundle(model_file), FakeEngine()).run([gray]).boxes
+    image = overlay(gray, np.full((2, 2), 3, np.float32), 64, box)
+    coloured = np.argwhere((image != gray[:, :, None]).any(axis=2))
+    top, left = coloured.min(axis=0)
+    bottom, right = coloured.max(axis=0) + 1
+    assert (
+        np.abs(np.array([left, top, right, bottom]) - [20, 50, 130, 180]).max() <= 4
+    )  # the padding's fringe
+
+
+def test_a_heatmap_file_carries_the_notice_and_no_name(tmp_path: Path) -> None:
+    gray = scans(1)[0]
+    cam = np.stack([np.full((2, 2), value, np.float32) for value in (0, 0, 5, 0)])
+    path = tmp_path / "deep" / "x.heatmap.png"
+    write_overlay(path, gray, cam, 64, (0, 0, 120, 90), "DRUSEN")
+    image = Image.open(path)
+    assert (image.mode, image.size) == ("RGB", (120, 90))
+    assert image.text == {"Description": "Class activation map of DRUSEN (drusen)", "Disclaimer": NOTICE}  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(np.asarray(image), overlay(gray, cam[2], 64, (0, 0, 120, 90)))
+
+
+def test_heatmap_names_are_unique_and_of_the_file_alone() -> None:
+    files = ["Doe John/a.png", "Roe Jane/A.jpeg", "Doe John/a-2.png", "a.png", "b.tar.png", "\ufffd.png"]
+    names = overlay_names(files)
+    assert names[0] == "a.heatmap.png"
+    assert len({name.casefold() for name in names}) == len(files)
+    assert not any("Doe" in name or "/" in name for name in names)
+    assert names[4:] == ["b.tar.heatmap.png", "\ufffd.heatmap.png"]
+    many = overlay_names(["x/1.png"] * 5000)
+    assert len(set(many)) == 5000
+
+
+# The self-check ---------------------------------------------------------------------------------------
+
+
+def checks(path: Path) -> dict[str, bool]:
+    return {check.name: check.passed for check in verify(path).checks}
+
+
+def test_a_sound_file_passes(model_file: Path) -> None:
+    report = verify(model_file, threads=1)
+    assert report.passed
+    names = [check.name for check in report.checks]
+    assert sum("SHA-256" in name for name in names) == 3
+    assert sum("pixels" in name for name in names) == sum("label" in name for name in names) == 4
+    assert {"logits", "cam", "embedding"} <= set(names)
+    assert report.as_dict()["notice"] == NOTICE
+
+
+def changed(model_file: Path, path: Path, change: str) -> Path:
+    """Write a model file whose first golden vector expects something else."""
+    first, *rest = read_golden(open_bundle(model_file))
+    logits, cam, embedding = (getattr(first.outputs, name).copy() for name in ("logits", "cam", "embedding"))
+    image, pixels = first.image, first.pixels.copy()
+    if change == "logits":
+        logits += 0.01 * np.ptp(logits)
+    elif change == "label":
+        logits = np.roll(logits, 1, axis=1)
+    elif change == "embedding":
+        embedding[0, 0] += 1
+    elif change == "cam":
+        cam = cam[:, :, :1]
+    elif change == "pixels":
+        pixels[5, 5] += 2
+    elif change == "image":
+        image = b"no image"
+    vector = GoldenVector(first.name, image, pixels, Outputs(logits, cam, embedding))
+    return tampered(model_file, path, golden_npz=dump_golden([vector, *rest]))
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ("logits", "logits"),
+        ("label", "phantom-CNV.jpeg: label"),
+        ("embedding", "embedding"),
+        ("cam", "cam"),
+        ("pixels", "phantom-CNV.jpeg: pixels"),
+        ("image", "phantom-CNV.jpeg: pixels"),
+    ],
+)
+def test_another_result_is_found(model_file: Path, tmp_path: Path, change: str, check: str) -> None:
+    assert checks(changed(model_file, tmp_path / "m.octlet", ""))[check]
+    assert not checks(changed(model_file, tmp_path / "m.octlet", change))[check]
+
+
+def npz(**arrays: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK\5\6" + bytes(18),
+        npz(**{"a/image": np.zeros(3, np.uint8)}),
+        npz(**{"a/image": np.array([{}], dtype=object)}),
+        npz(x=np.zeros((20, 2**20), np.float32)),
+    ],
+)
+def test_golden_vectors_that_are_none(model_file: Path, tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(ModelFileError, match=r"golden\.npz"):
+        verify(tampered(model_file, tmp_path / "m.octlet", golden_npz=data))
+
+
+def test_differences() -> None:
+    a, b = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
+    b[0, 0] = 255
+    assert pixel_difference(a, b) == pixel_difference(b, a) == (255, 0.01)
+
+    def outputs(shift: float, scale: float = 1.0) -> Outputs:
+        ramp = scale * np.arange(4, dtype=np.float32)[None]
+        return Outputs(ramp + np.float32(shift), ramp[:, :, None, None], ramp)
+
+    assert compare([outputs(0)], [outputs(0.3)]) == pytest.approx({"logits": 0.1, "cam": 0, "embedding": 0})
+    # the range is that of all vectors together, not of each
+    assert compare([outputs(0), outputs(3)], [outputs(0.3), outputs(3)])["logits"] == pytest.approx(0.05)
+    flat = compare([outputs(0, 0)], [outputs(0.1, 0)])
+    assert flat == {"logits": np.inf, "cam": 0.0, "embedding": 0.0}
