@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import sys
 
 import click
@@ -66,9 +65,6 @@ def main(args: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("octlet: interrupted", err=True)
         return 130
-    except BrokenPipeError:  # the reader has seen enough (`| head`): no fault, and nothing more can be said
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ModuleNotFoundError as error:
         return _fail(_missing_extra(error), "--json" in words)
 
