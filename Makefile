@@ -29,7 +29,14 @@ pytest: .venv/ready .venv-device/ready
 real: .venv/ready
 	$(BIN)/octlet run recipes/real.toml --out real/finetune
 	$(BIN)/octlet run recipes/real-seed.toml --out real/seed
-	$(BIN)/python benchmarks/real_results.py real docs/results
+	$(BIN)/octlet evaluate real/finetune/fold-?/evaluation/predictions.csv --out docs/results/resnet101v2
+	$(BIN)/octlet evaluate real/seed/fold-0/evaluation/predictions.csv --out docs/results/seed-resnet101
+	$(BIN)/octlet compare real/seed/fold-0/evaluation/predictions.csv \
+	    real/finetune/fold-0/evaluation/predictions.csv --out docs/results/seed-against-resnet101v2
+	for k in 0 1 2 3 4; do cp real/finetune/fold-$$k/train/curves.png docs/results/resnet101v2/curves-fold-$$k.png; \
+	    cp real/finetune/fold-$$k/train/metrics.jsonl docs/results/resnet101v2/training-fold-$$k.jsonl; done
+	cp real/seed/fold-0/train/curves.png docs/results/seed-resnet101/curves.png
+	cp real/seed/fold-0/train/metrics.jsonl docs/results/seed-resnet101/training.jsonl
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Octlet needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,21 @@ def test_verify(model_file: Path, tmp_path: Path) -> None:
     done = device("-m", "octlet", "verify", model_file, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["passed"]
+
+
+def test_the_same_bytes_give_the_same_array(scans: Path, tmp_path: Path) -> None:
+    """The device's preprocessing, on its own numpy and Pillow, against the training side's: bit for bit."""
+    files = sorted(map(str, scans.iterdir()))
+    show = (
+        "import hashlib, sys; from octlet.core.image import normalise, prepare, read_scan\n"
+        "for name in sys.argv[1:]:\n"
+        "    array = normalise(prepare(read_scan(name), 96).pixels[None])\n"
+        "    print(array.shape, array.dtype, hashlib.sha256(array.tobytes()).hexdigest())"
+    )
+    there = device("-c", show, *files, cwd=tmp_path)
+    here = subprocess.run([sys.executable, "-c", show, *files], capture_output=True, text=True)
+    assert there.stdout == here.stdout
+    assert there.stdout.count("(1, 1, 96, 96) float32") == len(files)
 
 
 def test_predict_says_what_the_training_machine_says(

@@ -115,7 +115,9 @@ def v2_weights() -> dict[str, torch.Tensor]:
         scale = 1.0 if "preact.weight" in key or key == "norm.weight" else 0.1
         fan = tensor[0].numel() if tensor.ndim == 4 else 1
         values = torch.randn(tensor.shape) * (scale / fan**0.5 if tensor.ndim == 4 else 0.1)
-        weights[key] = values.flatten() if tensor.ndim == 4 and "conv" not in key and "short" not in key else values
+        weights[key] = (
+            values.flatten() if tensor.ndim == 4 and "conv" not in key and "short" not in key else values
+        )
     return weights
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from octlet.core.errors import InputError, ModelFileError, UsageError
+from octlet.core.image import normalise
 from octlet.models.resnet import build
 from octlet.models.spec import NetSpec, UnitSpec
 from octlet.train.augment import augment
 from octlet.train.checkpoint import BEST, load_run, read_tensors, save_run, write_tensors
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold, epoch_order, generator_for, steps_per_epoch
+from octlet.train.loop import Fold, epoch_order, fit, generator_for, steps_per_epoch, validate
 from octlet.train.schedule import one_cycle
 from octlet.train.state import make_optimizer, new_state
 
@@ -187,6 +188,41 @@ def test_a_state_survives_the_disk(tmp_path):
         assert torch.equal(value, other.judged.state_dict()[key])
     ours, theirs = state.optimizer.state_dict()["state"], other.optimizer.state_dict()["state"]
     assert all(torch.equal(v, theirs[i][k]) for i, slots in ours.items() for k, v in slots.items())
+
+
+class Silent:
+    def step(self, done: int, total: int, loss: float) -> bool:
+        return False
+
+    def epoch(self, row: dict[str, object], *, best: bool) -> None:
+        pass
+
+
+def test_patience_stops_a_run_that_no_longer_gets_better():
+    """With next to no learning rate and no batch norm nothing moves, so the first epoch stays the best."""
+    frozen = NetSpec("v2", 8, ((UnitSpec((8, 8, 8), 1, True),),))
+    config = TrainConfig(epochs=9, patience=2, lr=1e-9, batch=4, monitor="balanced_accuracy", amp="off")
+    state = new_state(build(frozen), config, torch.device("cpu"))
+    scans = fold((3, 3, 3, 3))
+    assert fit(state, scans, scans, config, torch.device("cpu"), Silent())
+    assert state.progress.best_epoch == 0
+    assert len(state.progress.history) == 3
+
+
+def test_validation_figures_are_scikit_learns():
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+
+    config = TrainConfig(batch=5, amp="off")
+    scans = np.random.default_rng(0).integers(0, 256, (12, 32, 32)).astype(np.uint8)
+    labels = np.repeat(np.arange(4), (6, 3, 2, 1))
+    some = Fold(scans, np.arange(12), labels)
+    net = build(TINY).eval()
+    found = validate(net, some, config, torch.device("cpu"))
+    with torch.inference_mode():
+        p = net(torch.from_numpy(normalise(scans))).logits.double().softmax(1).numpy()
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, p.argmax(1)))
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, p.argmax(1)))
+    assert found["loss"] == pytest.approx(log_loss(labels, p, labels=range(4)), rel=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch": 1}, {"label_smoothing": 1.0}, {"lr": 0.0}])

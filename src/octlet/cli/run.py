@@ -40,7 +40,9 @@ def command(
     metrics = Path(results["report"]).with_name("metrics.json")
     figures = json.loads(metrics.read_text()) if metrics.exists() else {}
     if as_json:
-        ui.print_json({"recipe": recipe.name, "stages": done, **results, "metrics": figures, "notice": NOTICE})
+        ui.print_json(
+            {"recipe": recipe.name, "stages": done, **results, "metrics": figures, "notice": NOTICE}
+        )
     else:
         click.echo(ui.table(["stage", "status", "seconds"], [list(row.values()) for row in done]))
         if figures:

@@ -112,9 +112,7 @@ def golden_vectors(net: ResNet, size: int) -> list[GoldenVector]:
     return [GoldenVector(name, data, image, output) for (name, data), image, output in rows]
 
 
-def _manifest(
-    trained: TrainedRun, name: str, licence: str, size: int, tolerances: Tolerances
-) -> Manifest:
+def _manifest(trained: TrainedRun, name: str, licence: str, size: int, tolerances: Tolerances) -> Manifest:
     meta = trained.meta
     packages = ("numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch")
     return Manifest(

@@ -46,7 +46,9 @@ def build_stages(recipe: Recipe, out: Path, voice: Voice) -> list[Stage]:
         return stages + _branch(recipe, scans, out / "split" / "split.csv", out, "", voice)
     taken = recipe.split.take or folds
     for k in range(taken):
-        stages += _branch(recipe, scans, out / "split" / f"fold-{k}.csv", out / f"fold-{k}", f"fold-{k}/", voice)
+        stages += _branch(
+            recipe, scans, out / "split" / f"fold-{k}.csv", out / f"fold-{k}", f"fold-{k}/", voice
+        )
     return [*stages, _pool(recipe, out, taken)]
 
 
@@ -100,7 +102,12 @@ def _branch(recipe: Recipe, scans: Path, split: Path, folder: Path, prefix: str,
             shutil.rmtree(run)  # stopped before its first save: nothing was trained in it
         try:
             train_run(
-                recipe.train, open_source(scans).root, read_split(split), run, resume=resume, feedback=voice.train
+                recipe.train,
+                open_source(scans).root,
+                read_split(split),
+                run,
+                resume=resume,
+                feedback=voice.train,
             )
         except StoppedError as error:
             raise StoppedError(error.rule, path=run, remedy="run the same recipe again to go on") from error

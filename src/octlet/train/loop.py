@@ -157,8 +157,8 @@ def validate(net: ResNet, fold: Fold, config: TrainConfig, device: torch.device)
     confusion = metrics.confusion_matrix(fold.labels, probabilities.argmax(1))
     return {
         "loss": float(calibration.log_losses(probabilities, fold.labels).mean()),
-        "accuracy": float(metrics.accuracy(confusion) or 0.0),
-        "balanced_accuracy": float(metrics.balanced_accuracy(confusion) or 0.0),
+        "accuracy": float(metrics.accuracy(confusion)),
+        "balanced_accuracy": float(metrics.balanced_accuracy(confusion)),
     }
 
 

@@ -1,0 +1,265 @@
+"""What an evaluation or a comparison leaves behind: a folder of data, figures and one page to read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from octlet.core.files import write_bytes, write_json, write_text
+from octlet.core.labels import LABELS, URGENCY
+from octlet.evaluate import figures, page
+from octlet.evaluate.figures import DARK, LIGHT, Theme, estimate_text
+from octlet.evaluate.predictions import Predictions, write_predictions
+
+# key in the summary -> (name, what it tells)
+METRICS = {
+    "accuracy": ("accuracy", "share of scans called by their label"),
+    "balanced_accuracy": ("balanced accuracy", "mean of the sensitivities of the classes present"),
+    "macro_auc": ("macro AUC", "mean over classes of the ranking of a class's scans above all others"),
+    "urgent_auc": ("urgent AUC", "ranking of CNV and DME above DRUSEN and NORMAL by p(CNV) + p(DME)"),
+    "macro_f1": ("macro F1", "mean over classes of the harmonic mean of sensitivity and precision"),
+    "ece": ("calibration error", "mean distance of confidence from accuracy in 15 bins; 0 is best"),
+    "log_loss": ("log loss", "mean -ln of the probability given to the actual class; 0 is best"),
+    "urgent_called_normal_rate": ("urgent called NORMAL", "share of CNV and DME scans called NORMAL"),
+}
+
+
+_TITLES = {"confusion": "Confusion matrix", "roc": "ROC curves", "reliability": "Reliability diagram"}
+
+# A figure's PNG in the light and in the dark theme.
+Drawing = tuple[bytes, bytes]
+
+
+def write_evaluation(
+    folder: str | Path,
+    predictions: Predictions,
+    summary: dict[str, Any],
+    *,
+    model: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write predictions.csv, metrics.json, confusion.png, roc.png, reliability.png and report.html.
+
+    `summary` comes from `summarise`, with whatever the caller added. `model` identifies what was evaluated;
+    `notes` are sentences that a reader must know. Each file is whole or not there; OSError passes through.
+    """
+    out = Path(folder)
+    drawings = {
+        "confusion": _drawn(lambda theme: figures.confusion_png(summary, theme)),
+        "roc": _drawn(lambda theme: figures.roc_png(predictions, summary, theme)),
+        "reliability": _drawn(lambda theme: figures.reliability_png(predictions, summary, theme)),
+    }
+    write_predictions(out / "predictions.csv", predictions)
+    for name, (light, _) in drawings.items():
+        write_bytes(out / f"{name}.png", light)
+    write_text(out / "report.html", evaluation_page(predictions, summary, drawings, model=model, notes=notes))
+    write_json(out / "metrics.json", summary)
+
+
+def write_comparison(
+    folder: str | Path, comparison: dict[str, Any], names: tuple[str, str], *, notes: Sequence[str] = ()
+) -> None:
+    """Write comparison.json, confusion.png and report.html; see `write_evaluation`."""
+    out = Path(folder)
+    drawing = _drawn(lambda theme: figures.paired_confusion_png(comparison, names, theme))
+    write_bytes(out / "confusion.png", drawing[0])
+    write_text(out / "report.html", comparison_page(comparison, drawing, names, notes=notes))
+    write_json(out / "comparison.json", comparison)
+
+
+def _drawn(draw: Callable[[Theme], bytes]) -> Drawing:
+    return draw(LIGHT), draw(DARK)
+
+
+def evaluation_page(
+    predictions: Predictions,
+    summary: dict[str, Any],
+    drawings: Mapping[str, Drawing],
+    *,
+    model: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """Return the page of one evaluation; `drawings` are confusion, roc and reliability."""
+    sample = _sample(summary)
+    name = f"{model['name']}: " if model and model.get("name") else ""
+    captions = {
+        "confusion": "Scans and their share of the actual class. A scan is called by its top probability.",
+        "roc": "Each class against the other three; urgent is CNV and DME by p(CNV) + p(DME).",
+        "reliability": "Below the dashed line the model is surer than it is right; bars count scans per bin.",
+    }
+    shown = (
+        page.figure(*drawings[key], f"{_TITLES[key]}, {sample}", caption) for key, caption in captions.items()
+    )
+    parts = [
+        _tiles(summary),
+        _notes(notes),
+        page.section("Metrics", _metrics(summary)),
+        page.section("Classes", _classes(summary)),
+        page.pair(*shown),
+        _urgent_called_normal(predictions, summary),
+        page.section("Model", page.facts(model)) if model else "",
+        page.section("Method", *map(page.paragraph, _method(summary))),
+    ]
+    return page.document("Evaluation", f"{name}{sample}", parts)
+
+
+def comparison_page(
+    comparison: dict[str, Any], drawing: Drawing, names: tuple[str, str], *, notes: Sequence[str] = ()
+) -> str:
+    """Return the page of a comparison of two models, called by `names`; `drawing` is of both confusions."""
+    sample = _sample(comparison)
+    caption = "Scans, and their share of the actual class."
+    parts = [
+        _verdict(comparison),
+        _notes(notes),
+        page.section("Differences, B minus A", _differences(comparison)),
+        page.section("Scan by scan", _discordant(comparison)),
+        page.section("Confusion matrices", page.figure(*drawing, f"Of A and B, {sample}", caption)),
+        _both_called_normal(comparison),
+        page.section("Method", *map(page.paragraph, _paired_method(comparison))),
+    ]
+    return page.document("Comparison", f"A: {names[0]}. B: {names[1]}. {sample}, the same for both.", parts)
+
+
+def _sample(summary: dict[str, Any]) -> str:
+    return f"{summary['n']} scans of {summary['patients']} patients"
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return page.section("Know before use", *map(page.paragraph, notes)) if notes else ""
+
+
+def _tiles(summary: dict[str, Any]) -> str:
+    entries = []
+    for key in ("balanced_accuracy", "macro_auc", "urgent_auc"):
+        value, _, between = estimate_text(summary[key]).partition(" ")
+        entries.append((METRICS[key][0], value, f"95 % interval {between.strip('()')}", False))
+    missed = summary["urgent_called_normal"]
+    rate = estimate_text(summary["urgent_called_normal_rate"])
+    entries.append(("urgent scans called NORMAL", str(missed), f"rate {rate}", missed > 0))
+    return page.tiles(entries)
+
+
+def _urgent_called_normal(predictions: Predictions, summary: dict[str, Any]) -> str:
+    urgent = sum(summary["per_class"][label]["n"] for label in LABELS if URGENCY[label] == "urgent")
+    title = f"Urgent scans called NORMAL: {summary['urgent_called_normal']} of {urgent}"
+    row_of = {path: row for row, path in enumerate(predictions.paths)}
+    rows = []
+    for path in summary["urgent_called_normal_paths"]:
+        row = row_of[path]
+        label = int(predictions.labels[row])
+        shares = (f"{predictions.probabilities[row, k]:.3f}" for k in (label, LABELS.index("NORMAL")))
+        rows.append([path, LABELS[label], predictions.patients[row], *shares])
+    if not rows:
+        return page.section(title, page.paragraph("None in this sample."))
+    headers = ["scan", "actual", "patient", "p(actual)", "p(NORMAL)"]
+    return page.section(title, page.table(headers, rows))
+
+
+def _metrics(summary: dict[str, Any]) -> str:
+    rows = ((name, estimate_text(summary[key]), told) for key, (name, told) in METRICS.items())
+    return page.table(["", "value (95 % interval)", "what it tells"], rows)
+
+
+def _classes(summary: dict[str, Any]) -> str:
+    rows = []
+    for label, own in summary["per_class"].items():
+        estimates = (
+            estimate_text({"value": own[name], **own["intervals"][name]})
+            for name in ("sensitivity", "specificity", "auc")
+        )
+        rows.append([label, URGENCY[label], own["n"], own["patients"], *estimates])
+    headers = ["class", "referral", "scans", "patients", "sensitivity", "specificity", "AUC"]
+    return page.table(headers, rows)
+
+
+def _method(summary: dict[str, Any]) -> list[str]:
+    return [
+        f"Intervals are 95 % percentile intervals of a patient-cluster bootstrap: {summary['resamples']} "
+        f"resamples with seed {summary['seed']}, each drawing whole patients with replacement (Field and "
+        "Welsh 2007). A share of exactly 0 or 1 gets the exact binomial bound with patients as the trials.",
+        "Percentile intervals are somewhat too narrow below about 20 patients. They tell how much the sample "
+        "may mislead about patients like these, not how the model fares on another device or population.",
+        "Averages over classes run over the classes present. Calibration error after Guo et al. 2017, with "
+        "15 bins of equal width of the highest probability.",
+    ]
+
+
+def _verdict(comparison: dict[str, Any]) -> str:
+    difference = estimate_text(comparison["difference"]["balanced_accuracy"], signed=True)
+    held, margin = comparison["not_inferior"], comparison["margin"]
+    value, _, between = difference.partition(" ")
+    mcnemar = comparison["discordant"]
+    new = len(_newly_called_normal(comparison))
+    return page.tiles(
+        [
+            ("balanced accuracy, B minus A", value, f"95 % interval {between.strip('()')}", False),
+            (f"B not inferior by {margin:g}", "shown" if held else "not shown", "", not held),
+            ("McNemar's exact test", "p " + p_text(mcnemar["mcnemar_p"]), _right_counts(mcnemar), False),
+            ("urgent missed by B only", str(new), _called_normal_counts(comparison), new > 0),
+        ]
+    )
+
+
+def p_text(p: float) -> str:
+    """Return a p-value to three places, `= 0.042`, or `< 0.001`."""
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def _right_counts(discordant: dict[str, Any]) -> str:
+    return f"{discordant['only_a_right']} right in A only, {discordant['only_b_right']} in B only"
+
+
+def _called_normal_counts(comparison: dict[str, Any]) -> str:
+    a, b = (comparison[key]["urgent_called_normal"] for key in ("a", "b"))
+    return f"called NORMAL: A {a}, B {b}"
+
+
+def _newly_called_normal(comparison: dict[str, Any]) -> set[str]:
+    in_a, in_b = (set(comparison[key]["urgent_called_normal_paths"]) for key in ("a", "b"))
+    return in_b - in_a
+
+
+def _differences(comparison: dict[str, Any]) -> str:
+    a, b, difference = comparison["a"], comparison["b"], comparison["difference"]
+    rows = [
+        [METRICS[key][0], f"{a[key]:.3f}", f"{b[key]:.3f}", estimate_text(difference[key], signed=True)]
+        for key in ("accuracy", "balanced_accuracy")
+    ]
+    for label in LABELS:
+        shares = (
+            "n/a" if m["sensitivity"][label] is None else f"{m['sensitivity'][label]:.3f}" for m in (a, b)
+        )
+        told = estimate_text(difference["sensitivity"][label], signed=True)
+        rows.append([f"sensitivity, {label}", *shares, told])
+    return page.table(["", "A", "B", "B minus A (95 % interval)"], rows)
+
+
+def _discordant(comparison: dict[str, Any]) -> str:
+    d = comparison["discordant"]
+    rows = [["A right", d["both_right"], d["only_a_right"]], ["A wrong", d["only_b_right"], d["both_wrong"]]]
+    told = (
+        f"McNemar's exact test on the {d['only_a_right'] + d['only_b_right']} scans that only one model has "
+        f"right: p {p_text(d['mcnemar_p'])}. Calls that differ: {d['changed_call']} of {comparison['n']}."
+    )
+    return page.table(["scans", "B right", "B wrong"], rows) + page.paragraph(told)
+
+
+def _both_called_normal(comparison: dict[str, Any]) -> str:
+    in_a, in_b = (set(comparison[key]["urgent_called_normal_paths"]) for key in ("a", "b"))
+    rows = [(path, "yes" * (path in in_a), "yes" * (path in in_b)) for path in sorted(in_a | in_b)]
+    title = f"Urgent scans called NORMAL: A {len(in_a)}, B {len(in_b)}"
+    if not rows:
+        return page.section(title, page.paragraph("None in this sample."))
+    return page.section(title, page.table(["scan", "by A", "by B"], rows))
+
+
+def _paired_method(comparison: dict[str, Any]) -> list[str]:
+    return [
+        f"Intervals are 95 % percentile intervals of a patient-cluster bootstrap: {comparison['resamples']} "
+        f"resamples with seed {comparison['seed']}, each drawing the same patients for both models.",
+        f"B is not inferior when the low end of the balanced accuracy's difference lies above "
+        f"{-comparison['margin']:g}.",
+        "McNemar's test counts scans as independent; the intervals do not, so where patients have many scans "
+        "the intervals decide. Models that call every scan alike have the interval 0 to 0: they agree on "
+        "these scans, which proves nothing of others.",
+    ]
