@@ -154,11 +154,10 @@ def test_a_leaking_split_is_refused(octlet, scans, split, tmp_path):
 
 
 def test_the_test_fold_is_never_read(octlet, scans, split, tmp_path):
-    """Testing scans are prepared for the cache, so make one unreadable by content: training must not differ."""
-    text = split.read_text()
-    relabelled = []
-    for line in text.splitlines():
-        relabelled.append(line.replace(",CNV,", ",DRUSEN,") if ",test," in line else line)
+    """Wrong labels in the test fold leave training as it is."""
+    lines = split.read_text().splitlines()
+    relabelled = [line.replace(",CNV,", ",DRUSEN,") if ",test," in line else line for line in lines]
+    assert relabelled != lines
     other = tmp_path / "other.csv"
     other.write_text("\n".join(relabelled) + "\n")
     one, two = tmp_path / "one", tmp_path / "two"

@@ -10,7 +10,6 @@ from octlet.cli import ui
 from octlet.cli.evaluate import print_named, tell_notes
 from octlet.core.errors import GateError, InputError, UsageError
 from octlet.core.labels import LABELS, NOTICE
-from octlet.evaluate.bootstrap import RESAMPLES
 from octlet.evaluate.figures import estimate_text
 from octlet.evaluate.paired import MARGIN, compare
 from octlet.evaluate.predictions import write_predictions
@@ -22,8 +21,6 @@ from octlet.scoring import Request, is_predictions, load, notes_on, writing_to
 @click.argument("a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
-@click.option("--split", type=click.Path(path_type=Path), help="Take only scans of a set in this split.csv.")
-@click.option("--subset", default="test", show_default=True, help="Which set of the split.")
 @click.option(
     "--margin",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -39,15 +36,7 @@ from octlet.scoring import Request, is_predictions, load, notes_on, writing_to
     show_default=True,
     help="Folder to write to.",
 )
-@click.option(
-    "--resamples",
-    type=click.IntRange(min=100),
-    default=RESAMPLES,
-    show_default=True,
-    help="Of the bootstrap.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all if not given.")
+@ui.scoring_options
 @ui.json_option
 def command(
     a: Path,

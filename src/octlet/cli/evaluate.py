@@ -11,7 +11,6 @@ import click
 from octlet.cli import ui
 from octlet.core.errors import InputError, UsageError
 from octlet.core.labels import NOTICE
-from octlet.evaluate.bootstrap import RESAMPLES
 from octlet.evaluate.figures import estimate_text
 from octlet.evaluate.report import METRICS
 from octlet.scoring import Request, Scored, evaluate_to, is_predictions, load, pool
@@ -23,8 +22,6 @@ LISTED = 20
 @click.argument(
     "sources", metavar="SOURCE... [DIR]", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@click.option("--split", type=click.Path(path_type=Path), help="Take only scans of a set in this split.csv.")
-@click.option("--subset", default="test", show_default=True, help="Which set of the split.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -32,15 +29,7 @@ LISTED = 20
     show_default=True,
     help="Folder to write to.",
 )
-@click.option(
-    "--resamples",
-    type=click.IntRange(min=100),
-    default=RESAMPLES,
-    show_default=True,
-    help="Of the bootstrap.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all if not given.")
+@ui.scoring_options
 @ui.json_option
 def command(
     sources: tuple[Path, ...],

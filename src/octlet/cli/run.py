@@ -28,8 +28,8 @@ def command(
 ) -> None:
     """Run a recipe from scans to report: check, split, train, export, evaluate.
 
-    What is done is skipped. A changed setting runs again just what depends on it, and what it replaces is moved
-    to OUT/previous. A stopped recipe goes on where it was.
+    What is done is skipped. A changed setting runs again just what depends on it, and what it replaces is
+    moved to OUT/previous. A stopped recipe goes on where it was.
     """
     recipe = read_recipe(recipe_file, overrides)
     folder = out or Path(recipe.name)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -16,6 +17,30 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")(
         function
     )
+
+
+def scoring_options(function: F) -> F:
+    """Add the options of the verbs that score scans and resample patients."""
+    options = (
+        click.option(
+            "--split", type=click.Path(path_type=Path), help="Take only scans of a set in this split.csv."
+        ),
+        click.option("--subset", default="test", show_default=True, help="Which set of the split."),
+        click.option(
+            "--resamples",
+            type=click.IntRange(min=100),
+            default=2000,
+            show_default=True,
+            help="Of the bootstrap.",
+        ),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap."
+        ),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all if not given."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def print_json(value: Any) -> None:

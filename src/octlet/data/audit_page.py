@@ -8,50 +8,32 @@ from pathlib import Path
 
 from PIL import Image
 
-from octlet.core.labels import LABELS, NAMES, NOTICE
+from octlet.core.labels import LABELS, NAMES
 from octlet.data.audit import Audit, Finding, findings
 from octlet.data.index import Record
 from octlet.data.source import read_pixels
 from octlet.evaluate.figures import DARK, LIGHT, Theme
+from octlet.evaluate.page import document
 
 PER_CLASS = 6
 MOST_SHOWN = 24  # of pairs and sets with pictures; audit.json holds them all
 _THUMBNAIL = (220, 150)
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1d2327; --soft: #5c666e; --paper: #fdfdfc; --card: #f3f4f3;
-        --line: #dcdfdd; --warn: #b34700; --calm: #46627a; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e5e8ea; --soft: #9aa5ad; --paper: #14181b; --card: #1e2428; --line: #333b41;
-          --warn: #ff9b57; --calm: #8fb3d1; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 3rem; max-width: 62rem; background: var(--paper);
-       color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; font-weight: 600; margin: 0; }
-h2 { font-size: 1.15rem; font-weight: 600; margin: 2.6rem 0 .8rem; }
 h3 { font-size: .95rem; font-weight: 600; margin: 1.2rem 0 .4rem; }
-p { margin: .2rem 0; } .soft { color: var(--soft); }
-.finding { background: var(--card); border-left: 4px solid var(--calm); border-radius: 4px;
-           padding: .7rem 1rem; margin: .6rem 0; }
+.finding { border-left: 4px solid var(--accent); padding: .2rem 1rem; margin: 1rem 0; }
 .finding.serious { border-color: var(--warn); } .finding b { font-weight: 600; }
-.kind { float: right; margin-left: 1rem; font-size: .78rem; color: var(--calm); }
+.kind { float: right; margin-left: 1rem; font-size: .78rem; color: var(--soft); }
 .serious .kind { color: var(--warn); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; }
-th { font-weight: 500; color: var(--soft); } th:first-child, td:first-child { text-align: left; }
+th, td { text-align: right; } th:first-child, td:first-child { text-align: left; }
 .bar { display: flex; width: 15rem; height: .8rem; border-radius: 3px; overflow: hidden; }
 .key { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .4rem; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; }
-figure { margin: 0; min-width: 0; }
-figure img { display: block; width: 100%; height: 6.4rem; object-fit: contain; background: #000;
-             border-radius: 4px; }
-figcaption { font-size: .75rem; color: var(--soft); overflow-wrap: anywhere; margin-top: .2rem; }
+.strip img { display: block; width: 100%; height: 6.4rem; object-fit: contain; background: #000;
+            border-radius: 4px; }
+.strip figcaption { font-size: .75rem; overflow-wrap: anywhere; margin-top: .2rem; }
 .sets { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 0 2rem; }
 .set { border-top: 1px solid var(--line); padding: .7rem 0; min-width: 0; }
 li { overflow-wrap: anywhere; }
-footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line); color: var(--soft);
-         font-size: .85rem; }
 """
 
 
@@ -67,7 +49,6 @@ _COLOURS = (
 
 def page(audit: Audit, records: Sequence[Record], root: Path, name: str) -> str:
     """Return the page about the scans called `name`; reads those it shows, InputError if one is gone."""
-    name = escape(name)
     by_path = {record.path: record for record in records}
     sections = [
         _findings(findings(audit)),
@@ -81,14 +62,8 @@ def page(audit: Audit, records: Sequence[Record], root: Path, name: str) -> str:
         _listing("Crossing the given splits", (f"{c.name}: {', '.join(c.splits)}" for c in audit.crossings)),
     ]
     patients = f"{audit.patients:,} known patients" if audit.patients else "patients unknown"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Data check: {name}</title>\n<style>{_STYLE}{_COLOURS}</style>\n</head>\n<body>\n"
-        f'<h1>Data check</h1>\n<p class="soft">{name}: {audit.scans:,} scans, {patients}</p>\n'
-        + "\n".join(filter(None, sections))
-        + f"\n<footer>{escape(NOTICE)}</footer>\n</body>\n</html>\n"
-    )
+    lead = f"{name}: {audit.scans:,} scans, {patients}"
+    return document("Data check", lead, sections, _STYLE + _COLOURS)
 
 
 def _findings(told: Sequence[Finding]) -> str:

@@ -166,4 +166,5 @@ def _base_row(rise: Array, height: int, depth: float) -> Array:
     highest, lowest = 0.32 * height + rise.max(), 0.82 * height + rise.min()
     if lowest < highest:
         highest = lowest = (highest + lowest) / 2
-    return highest + depth * (lowest - highest) - rise
+    row: Array = highest + depth * (lowest - highest) - rise
+    return row

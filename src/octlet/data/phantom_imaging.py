@@ -100,7 +100,8 @@ def detect(shown: Array, anatomy: Anatomy, rng: np.random.Generator) -> NDArray[
     speckle, noise = rng.standard_gamma(anatomy.looks, (2, *shown.shape), dtype=np.float32) / looks
     signal = intensity * speckle + np.float32(anatomy.floor**4) * (noise - np.float32(0.6))
     grey = 255 * np.sqrt(np.sqrt(np.maximum(signal, 0)))
-    return np.minimum(np.rint(grey), 255).astype(np.uint8)
+    shown_grey: NDArray[np.uint8] = np.minimum(np.rint(grey), 255).astype(np.uint8)
+    return shown_grey
 
 
 def white_border(
@@ -124,4 +125,5 @@ def white_border(
     x = np.arange(width, dtype=np.float32) - width / 2
     row = y + turn * x - down + height / 2
     column = x - turn * y - aside + width / 2
-    return (row < 0) | (row >= height) | (column < 0) | (column >= width)
+    outside: NDArray[np.bool_] = (row < 0) | (row >= height) | (column < 0) | (column >= width)
+    return outside

@@ -60,12 +60,15 @@ footer {{ margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line
 """
 
 
-def document(title: str, lead: str, parts: Iterable[str]) -> str:
-    """Return a whole page; `parts` are HTML, `title` and `lead` plain text. The notice stands twice."""
+def document(title: str, lead: str, parts: Iterable[str], style: str = "") -> str:
+    """Return a whole page; `parts` are HTML, `title` and `lead` plain text, `style` is CSS of its own.
+
+    The notice stands twice.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n"
         f'<h1>{escape(title)}</h1>\n<p class="soft">{escape(lead)}</p>\n'
         f'<p class="notice">{escape(NOTICE)}</p>\n'
         + "\n".join(filter(None, parts))

@@ -23,7 +23,7 @@ from octlet.train.run import Feedback, StoppedError, train_run
 
 @dataclass(frozen=True)
 class Voice:
-    """How the stages speak while they work: lines, a named bar over a counting iterator, training's feedback."""
+    """How the stages speak while they work: lines, a named bar over a count, training's feedback."""
 
     say: Callable[[str], None]
     bar: Callable[[str], Progress]
@@ -53,10 +53,11 @@ def build_stages(recipe: Recipe, out: Path, voice: Voice) -> list[Stage]:
 
 
 def _phantom(recipe: Recipe, scans: Path, voice: Voice) -> Stage:
-    settings = {"n": recipe.data.phantoms, "seed": recipe.data.seed}
+    n, seed = recipe.data.phantoms, recipe.data.seed
+    settings = {"n": n, "seed": seed}
 
     def action(_again: bool) -> None:
-        write_phantoms(scans, **settings, progress=voice.bar("simulating scans"))
+        write_phantoms(scans, n=n, seed=seed, progress=voice.bar("simulating scans"))
 
     return Stage("phantom", settings, [], [scans], action)
 
