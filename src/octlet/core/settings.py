@@ -39,7 +39,7 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:  # exact: a bool is no int
-        raise UsageError(f"{name} = {value!r} is not of type {kind.__name__}", remedy="see the recipe docs")
+        raise UsageError(f"{name} = {value!r} is not of type {kind.__name__}", remedy="see docs/recipes.md")
     return value
 
 
