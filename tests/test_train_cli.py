@@ -130,13 +130,18 @@ def test_a_stop_inside_an_epoch_loses_nothing(octlet, scans, split, whole, tmp_p
     assert losses(out) == losses(whole)
 
 
-def test_a_finished_or_changed_run_is_not_overwritten(octlet, scans, split, whole):
+def test_a_finished_or_changed_run_is_not_overwritten(octlet, scans, split, whole, tmp_path):
     again = train(octlet, scans, split, whole, "--epochs", "4", "--set", "ema=0.5")
     assert again.returncode == 2
     assert "not empty" in again.stderr
     changed = train(octlet, scans, split, whole, "--epochs", "5", "--set", "ema=0.5", "--resume")
     assert changed.returncode == 2
     assert "differ from the run's in epochs" in changed.stderr
+    other = tmp_path / "other.csv"
+    other.write_text(split.read_text().replace(",val,", ",test,", 1))
+    moved = train(octlet, scans, other, whole, "--epochs", "4", "--set", "ema=0.5", "--resume")
+    assert moved.returncode == 2
+    assert "the split is not the run's" in moved.stderr
 
 
 def test_a_leaking_split_is_refused(octlet, scans, split, tmp_path):

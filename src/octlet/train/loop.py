@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -139,7 +138,9 @@ def _step(
     return value, logits.detach()
 
 
-def score(net: ResNet, fold: Fold, config: TrainConfig, device: torch.device) -> NDArray[np.float64]:
+def probabilities_of(
+    net: ResNet, fold: Fold, config: TrainConfig, device: torch.device
+) -> NDArray[np.float64]:
     """Return the probabilities, float64 (N, 4), of a fold's scans, without augmentation."""
     net.eval()
     rows = []
@@ -153,7 +154,7 @@ def score(net: ResNet, fold: Fold, config: TrainConfig, device: torch.device) ->
 
 def validate(net: ResNet, fold: Fold, config: TrainConfig, device: torch.device) -> dict[str, float]:
     """Return cross-entropy (nats), accuracy and balanced accuracy on a fold."""
-    probabilities = score(net, fold, config, device)
+    probabilities = probabilities_of(net, fold, config, device)
     confusion = metrics.confusion_matrix(fold.labels, probabilities.argmax(1))
     return {
         "loss": float(calibration.log_losses(probabilities, fold.labels).mean()),
@@ -169,32 +170,25 @@ def fit(
     config: TrainConfig,
     device: torch.device,
     watcher: Watcher,
-    clock: Callable[[], float] = time.monotonic,
 ) -> bool:
     """Run epochs until the last, the patience's end or a stop; return False only for a stop."""
     place = state.progress
     while place.epoch < config.epochs and not _out_of_patience(state, config):
         if not train_epoch(state, train, config, device, watcher):
             return False
-        began = clock()
+        began = time.monotonic()
         figures = validate(state.judged, val, config, device)
+        place.seconds += time.monotonic() - began
         row = {
             "epoch": place.epoch + 1,
             "lr": state.optimizer.param_groups[0]["lr"],
             "train_loss": place.loss_sum / place.seen,
             "train_accuracy": place.correct / place.seen,
             **{f"val_{name}": value for name, value in figures.items()},
-            "seconds": round(place.seconds + clock() - began, 2),
+            "seconds": round(place.seconds, 2),
         }
-        value = figures[config.monitor]
-        rank = value if config.monitor == "loss" else -value
-        best = place.best_epoch < 0 or rank < place.best_score
-        if best:
-            place.best_epoch, place.best_score = place.epoch, rank
-        place.history.append(row)
-        place.epoch += 1
-        place.step, place.loss_sum, place.correct, place.seen, place.seconds = 0, 0.0, 0, 0, 0.0
-        watcher.epoch(row, best=best)
+        score = figures[config.monitor]
+        watcher.epoch(row, best=place.close_epoch(row, score if config.monitor == "loss" else -score))
     return True
 
 

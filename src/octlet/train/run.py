@@ -35,11 +35,11 @@ from octlet.core.labels import LABELS, index_of
 from octlet.core.settings import as_dict
 from octlet.data.cache import prepared_scans
 from octlet.data.index import Progress
-from octlet.data.split import SplitRecord, check_leaks, write_split
+from octlet.data.split import SplitRecord, check_leaks, read_split, write_split
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import named_spec
 from octlet.models.weights import LoadReport, load_pretrained
-from octlet.train.checkpoint import BEST, LAST, read_tensors, save_run
+from octlet.train.checkpoint import LAST, read_tensors, save_run
 from octlet.train.config import TrainConfig
 from octlet.train.figures import draw_curves
 from octlet.train.loop import Fold, fit
@@ -91,7 +91,7 @@ def train_run(
     """
     told = feedback or Feedback()
     check_leaks(list(split))
-    _check_out(out, config, resume)
+    _check_out(out, config, split, resume)
     if config.threads:
         torch.set_num_threads(config.threads)
     train, val = _folds(config, root, split, told)
@@ -100,7 +100,7 @@ def train_run(
     state = new_state(net, config, device)
     if resume:
         state.load(out / LAST)
-        told.say(f"resuming in epoch {state.progress.epoch + 1} of {config.epochs}")
+        told.say(f"resuming after {state.progress.epoch} of {config.epochs} epochs")
     else:
         _write_head(out, config, split)
     watcher = _RunWatcher(state, config, out, _meta(config, net, split), told)
@@ -111,6 +111,7 @@ def train_run(
         raise StoppedError(
             "stopped; everything up to the last step is saved", path=out, remedy="continue with --resume"
         )
+    watcher.record()  # a kill may have come between the state and its record
     history = state.progress.history
     return {
         "run": str(out),
@@ -121,7 +122,7 @@ def train_run(
     }
 
 
-def _check_out(out: Path, config: TrainConfig, resume: bool) -> None:
+def _check_out(out: Path, config: TrainConfig, split: Sequence[SplitRecord], resume: bool) -> None:
     last = out / LAST
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -136,6 +137,8 @@ def _check_out(out: Path, config: TrainConfig, resume: bool) -> None:
     if changed:
         rule = f"the settings differ from the run's in {', '.join(changed)}"
         raise UsageError(rule, path=out, remedy="resume with the same settings, or start a new run")
+    if read_split(out / "split.csv") != list(split):
+        raise UsageError("the split is not the run's", path=out, remedy="resume with the same split")
 
 
 def _folds(
@@ -246,19 +249,23 @@ class _RunWatcher:
         return self.stop.is_set()
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
-        history = self.state.progress.history
         if best:  # before `last`: a stop between the two repeats the epoch and loses nothing
             figures = {key: value for key, value in row.items() if key.startswith("val_")}
             save_run(self.out, self.state.judged, {**self.meta, "epoch": row["epoch"], "metrics": figures})
         self._save()
-        write_text(self.out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-        draw_curves(history, self.out / "curves.png")
+        self.record()
         self.told.say(
             f"epoch {row['epoch']}/{self.config.epochs}  train loss {row['train_loss']:.4f} "
             f"accuracy {row['train_accuracy']:.3f}  val loss {row['val_loss']:.4f} "
             f"accuracy {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}  "
             f"{row['seconds']:.0f} s{'  best' if best else ''}"
         )
+
+    def record(self) -> None:
+        """Write the history for readers; its source is the saved state."""
+        history = self.state.progress.history
+        write_text(self.out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        draw_curves(history, self.out / "curves.png")
 
     def _save(self) -> None:
         self.state.save(self.out / LAST, as_dict(self.config))
@@ -284,13 +291,3 @@ def _signals(watcher: _RunWatcher) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def is_finished(out: Path) -> bool:
-    """Return whether a run folder holds a run that reached its end (not only its best checkpoint)."""
-    if not (out / LAST).is_file() or not (out / BEST).is_file():
-        return False
-    record = read_tensors(out / LAST)[1]
-    place, config = record["progress"], record["config"]
-    late = 0 < config["patience"] <= place["epoch"] - 1 - place["best_epoch"]
-    return bool(place["epoch"] >= config["epochs"] or late)

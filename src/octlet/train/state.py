@@ -36,6 +36,16 @@ class Progress:
     best_epoch: int = -1
     best_score: float = 0.0
 
+    def close_epoch(self, row: dict[str, Any], score: float) -> bool:
+        """Put an epoch done into the history, stand before the next, and return whether it is the best."""
+        best = self.best_epoch < 0 or score < self.best_score
+        if best:
+            self.best_epoch, self.best_score = self.epoch, score
+        self.history.append(row)
+        self.epoch += 1
+        self.step, self.loss_sum, self.correct, self.seen, self.seconds = 0, 0.0, 0, 0, 0.0
+        return best
+
 
 @dataclass
 class TrainState:
