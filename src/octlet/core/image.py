@@ -151,11 +151,12 @@ def padding_mask(gray: Gray) -> NDArray[np.bool_]:
 
 
 def prepare(gray: Gray, size: int) -> Prepared:
-    """Crop white padding, blank what is left of it, and fit the scan to the network's square input.
+    """Crop white padding, blank what is left of it, and fit the retina to the network's square input.
 
     Rows and columns that are padding throughout are cut off; wedges that remain take the median of the rest
-    (vitreous or choroid, dark). Then each axis is scaled by itself: the scan's field of view fills the square
-    whatever the number of samples along it. No bars are added and nothing is cut, see docs/preprocessing.md.
+    (vitreous or choroid, dark). Of the height a window about the retina is kept (`retina_window`). Then each
+    axis is scaled by itself: the scan's field of view fills the square, whatever the number of samples along
+    it. No bars are added, see docs/preprocessing.md.
 
     Args:
         gray: uint8 (H, W), as `decode` returns it.
@@ -167,15 +168,43 @@ def prepare(gray: Gray, size: int) -> Prepared:
     padding = padding_mask(gray)
     if padding.all():
         raise InputError("the image is white throughout", remedy="give a B-scan")
+    level = np.uint8(np.median(gray[~padding]))
+    scan = np.where(padding, level, gray) if padding.any() else gray
     rows, columns = np.flatnonzero(~padding.all(axis=1)), np.flatnonzero(~padding.all(axis=0))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
     left, right = int(columns[0]), int(columns[-1]) + 1
-    scan = gray
-    if padding.any():
-        scan = np.where(padding, np.uint8(np.median(gray[~padding])), gray)
+    inside = scan[rows[0] : rows[-1] + 1, left:right]
+    above, below = retina_window(inside, int(level))
+    top, bottom = int(rows[0]) + above, int(rows[0]) + below
     cut = Image.fromarray(np.ascontiguousarray(scan[top:bottom, left:right]))
     fitted = cut.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's filter widens when it shrinks
     return Prepared(np.asarray(fitted), (left, top, right, bottom))
+
+
+SHARE = 64  # percent of the height: what three scans in four need
+MARGIN = 15  # grey levels above the median from which a pixel counts as tissue
+
+
+def retina_window(scan: Gray, level: int) -> tuple[int, int]:
+    """Return the rows (first, last + 1) about the retina: what is above and below it is vitreous and sclera.
+
+    `SHARE` of the height about the rows' median of tissue, so that thickness keeps its scale; more where a
+    tilted or swollen retina needs it, so that no more than 1 % of the tissue is cut on either side. A scan
+    without tissue is kept whole.
+
+    Args:
+        scan: uint8 (h, w), without padding.
+        level: its median.
+    """
+    height = len(scan)
+    tissue = np.maximum(scan.astype(np.int64) - (level + MARGIN), 0).sum(axis=1).cumsum()
+    if not tissue[-1]:
+        return 0, height
+    first, middle, last = (int(np.searchsorted(tissue, part * tissue[-1] // 100)) for part in (1, 50, 99))
+    rows = SHARE * height // 100
+    if last + 1 - first > rows:
+        rows, middle = last + 1 - first, (first + last + 1) // 2
+    above = min(max(middle - rows // 2, 0), height - rows)
+    return above, above + rows
 
 
 def normalise(pixels: Gray) -> NDArray[np.float32]:
@@ -184,4 +213,9 @@ def normalise(pixels: Gray) -> NDArray[np.float32]:
 
 
 # What a manifest records of the above; a model file of another recipe is refused, not reinterpreted.
-RECIPE = {"crop": "white-padding", "fit": "field-of-view", "resample": "bilinear", "range": [-1.0, 1.0]}
+RECIPE = {
+    "crop": "white-padding, retina window",
+    "fit": "field-of-view",
+    "resample": "bilinear",
+    "range": [-1.0, 1.0],
+}

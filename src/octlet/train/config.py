@@ -125,5 +125,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 1.5e-4,
         "head_lr": 3e-3,
         "weight_decay": 0.02,
+        "rotate": 10.0,
+        "zoom": 0.2,
+        "shift": 0.1,
+        "brightness": 0.2,
+        "contrast": 0.2,
     },
 }
