@@ -35,9 +35,14 @@ def resized(gray: Gray, width: int = SIZE, height: int = SIZE) -> Gray:
     return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def field_of_view(gray: Gray) -> Gray:
-    """What Octlet does: crop padding, blank the rest of it, scale each axis by itself."""
+def octlet(gray: Gray) -> Gray:
+    """What Octlet does: a window about the retina, each axis scaled by itself."""
     return prepare(gray, SIZE).pixels
+
+
+def whole_height(gray: Gray) -> Gray:
+    """The same without the window."""
+    return resized(without_padding(gray))
 
 
 def plain(gray: Gray) -> Gray:
@@ -71,7 +76,7 @@ def letterbox(gray: Gray) -> Gray:
     return square
 
 
-FITS: tuple[Callable[[Gray], Gray], ...] = (field_of_view, plain, centre_square, letterbox)
+FITS: tuple[Callable[[Gray], Gray], ...] = (octlet, whole_height, plain, centre_square, letterbox)
 
 
 def features(scans: np.ndarray, weights: str) -> np.ndarray:
