@@ -75,7 +75,7 @@ def test_the_format_is_fixed_to_the_byte(good: Path) -> None:
     # If this changes, files out in the world are no longer what Octlet writes: raise SCHEMA.
     assert (
         hashlib.sha256(good.read_bytes()).hexdigest()
-        == "07b19c4a32867aa16b35b9b92b749bb194117378f634ae9771beface8cb338e3"
+        == "e2724fcd22b2760d8204b951d3969765af31dd21f12f1ae74179d32623dd0667"
     )
 
 
