@@ -73,6 +73,7 @@ def test_a_fake_engine_is_enough(model_file: Path) -> None:
     predictor = Predictor(open_bundle(model_file), engine)
     gray = np.zeros((64, 64), np.uint8)
     gray[16:32] = 200  # the second quarter: DME
+    gray[[0, -1]] = 100  # tissue at both edges: nothing is cut
     scores = predictor.run([gray])
     np.testing.assert_allclose(scores.logits, normalise(gray[None]).reshape(1, 4, -1).mean(axis=2), atol=1e-6)
     (prediction,) = predictor.predict([gray], ["scan.png"])
