@@ -23,6 +23,7 @@ from octlet.export.onnx import check_parity, torch_outputs
 from octlet.export.package import LICENCE, export_run
 from octlet.models.resnet import ResNet
 from octlet.runtime.engines import onnxruntime
+from octlet.runtime.predictor import Predictor
 from octlet.runtime.verify import compare, read_golden, verify
 from octlet.train.checkpoint import load_run, save_run
 
@@ -159,3 +160,19 @@ def test_manifest_and_card(model_file: Path) -> None:
     text = render_card(bare, parameters=1, onnx_bytes=2, width=3)
     assert "does not say what it was trained on" in text
     assert "no validation figures" in text
+
+
+def test_a_prior_shift_moves_logits_and_maps_by_its_closed_form(tiny_run: Path, tmp_path: Path) -> None:
+    counts = {"CNV": 10, "DME": 30, "DRUSEN": 20, "NORMAL": 40}
+    trained = load_run(tiny_run)
+    save_run(tmp_path / "run", trained.net, {**trained.meta, "data": {"per_class": counts}})
+    gray = np.random.default_rng(0).integers(0, 255, (80, 90)).astype(np.uint8)
+    scores = []
+    for tau in (0.0, 0.5):
+        export_run(tmp_path / "run", tmp_path / "model.octlet", prior_shift=tau)
+        scores.append(Predictor.open(tmp_path / "model.octlet").run([gray]))
+    moved = -0.5 * np.log(np.array([0.1, 0.3, 0.2, 0.4]))
+    np.testing.assert_allclose(scores[1].logits - scores[0].logits, moved[None], atol=1e-4)
+    np.testing.assert_allclose((scores[1].cam - scores[0].cam).mean((2, 3)), moved[None], atol=1e-4)
+    with pytest.raises(ModelFileError, match="every class"):
+        export_run(tiny_run, tmp_path / "model.octlet", prior_shift=0.5)

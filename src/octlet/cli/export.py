@@ -15,16 +15,23 @@ from octlet.export.package import export_run
     "--out", default="model.octlet", type=click.Path(path_type=Path), show_default=True, help="Model file."
 )
 @click.option("--name", default="", help="Name of the model; the run folder's if not given.")
+@click.option(
+    "--prior-shift",
+    type=click.FloatRange(0, 2),
+    default=0.0,
+    show_default=True,
+    help="Call classes with few training scans more readily; choose it on validation scans.",
+)
 @click.option("--licence", default="", help="Licence and attribution of the weights, for the model card.")
 @json_option
-def command(run: Path, out: Path, name: str, licence: str, as_json: bool) -> None:
+def command(run: Path, out: Path, name: str, prior_shift: float, licence: str, as_json: bool) -> None:
     """Write a trained run as one model file.
 
     The file holds the network in ONNX, golden vectors for a self-check, every SHA-256 and a model card. It is
     written only if ONNX Runtime computes what torch does.
     """
     say(f"exporting {run}")
-    result = export_run(run, out, name=name, licence=licence)
+    result = export_run(run, out, name=name, licence=licence, prior_shift=prior_shift)
     if as_json:
         print_json(result)
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from octlet import __version__
@@ -38,13 +39,16 @@ _GOLDEN_SEED = 2018
 _GOLDEN_SHAPE = (496, 512)
 
 
-def export_run(run: Path, out: Path, *, name: str = "", licence: str = "") -> dict[str, Any]:
+def export_run(
+    run: Path, out: Path, *, name: str = "", licence: str = "", prior_shift: float = 0.0
+) -> dict[str, Any]:
     """Write the best network of a run as a model file; equal runs give equal bytes.
 
     Args:
         run: folder that `octlet train` wrote.
         out: the model file, whose name ends in ".octlet".
         name: of the model; "" takes the folder's.
+        prior_shift: tau of `shift_prior`, 0 for none. Choose it on validation scans.
         licence: of the weights, with the attribution that the scans and pretrained weights ask for.
 
     Returns:
@@ -59,6 +63,7 @@ def export_run(run: Path, out: Path, *, name: str = "", licence: str = "") -> di
     if out.suffix != ".octlet" or out.is_dir():
         raise UsageError("a model file's name ends in .octlet", path=out, remedy="for example model.octlet")
     trained = load_run(run)
+    shift_prior(trained, prior_shift, run)
     size = _size(trained, run)
     model = to_onnx(trained.net, size)
     vectors = golden_vectors(trained.net, size)
@@ -85,6 +90,28 @@ def export_run(run: Path, out: Path, *, name: str = "", licence: str = "") -> di
         "golden": len(vectors),
         "parity": parity,
     }
+
+
+def shift_prior(trained: TrainedRun, tau: float, run: Path) -> None:
+    """Subtract tau * log(share of the class among the training scans) from the head's bias, in place.
+
+    A class with few training scans is learned by heart and called too rarely on new ones; this lowers the
+    threshold for it (post-hoc logit adjustment, Menon et al. 2021, arXiv:2007.07314, section 4.1). As a bias
+    it moves logits and maps alike, so the maps' means stay the logits, and costs nothing.
+
+    Raises ModelFileError if the run does not state scans of every class.
+    """
+    if not tau:
+        return
+    counts = [trained.meta.get("data", {}).get("per_class", {}).get(label, 0) for label in LABELS]
+    if min(counts) < 1:
+        raise ModelFileError(
+            "the run does not state its scans of every class", path=run, remedy="train again"
+        )
+    shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+    with torch.no_grad():
+        trained.net.fc.bias.sub_((tau * shares.log()).float())
+    trained.meta["prior_shift"] = tau
 
 
 def _size(trained: TrainedRun, run: Path) -> int:
@@ -125,6 +152,7 @@ def _manifest(trained: TrainedRun, name: str, licence: str, size: int, tolerance
             "data": meta.get("data", {}),
             "config": meta.get("config", {}),
             "epoch": meta.get("epoch"),
+            "prior_shift": meta.get("prior_shift", 0.0),
             "environment": meta.get("environment", {}),
         },
         metrics=meta.get("metrics", {}),

@@ -54,10 +54,21 @@ class SplitSettings:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What the model file says of itself: its name (the recipe's if empty), and the weights' licence."""
+    """How the model file is made.
+
+    Attributes:
+        name: of the model, the recipe's if empty.
+        licence: of the weights.
+        prior_shift: see `octlet.export.package.shift_prior`.
+    """
 
     name: str = ""
     licence: str = ""
+    prior_shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prior_shift <= 2:
+            raise UsageError(f"export.prior_shift = {self.prior_shift}", remedy="from 0 to 2")
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def _split(recipe: Recipe, out: Path) -> Stage:
 
 def _branch(recipe: Recipe, scans: Path, split: Path, folder: Path, prefix: str, voice: Voice) -> list[Stage]:
     """Return train, export and evaluate on one split file."""
+    named = as_dict(recipe.export) | {"name": recipe.export.name or recipe.name}
     run, model, evaluation = folder / "train", folder / "model.octlet", folder / "evaluation"
 
     def train(again: bool) -> None:
@@ -114,7 +115,7 @@ def _branch(recipe: Recipe, scans: Path, split: Path, folder: Path, prefix: str,
             raise StoppedError(error.rule, path=run, remedy="run the same recipe again to go on") from error
 
     def export(_again: bool) -> None:
-        export_run(run, model, name=recipe.export.name or recipe.name, licence=recipe.export.licence)
+        export_run(run, model, **named)
 
     def evaluate(_again: bool) -> None:
         scored = load(model, Request(scans, split, "test", None), voice.bar("scoring scans"))
@@ -124,7 +125,6 @@ def _branch(recipe: Recipe, scans: Path, split: Path, folder: Path, prefix: str,
 
     settings = as_dict(recipe.train) | {"weights": "", "save_minutes": 0, "threads": 0}
     weights = [Path(recipe.train.weights)] if recipe.train.weights else []
-    named = {"name": recipe.export.name or recipe.name, "licence": recipe.export.licence}
     return [
         Stage(prefix + "train", settings, [split, *weights], [run], train),
         Stage(prefix + "export", named, [run / BEST], [model], export),
