@@ -37,6 +37,8 @@ real: .venv/ready
 	    cp real/finetune/fold-$$k/train/metrics.jsonl docs/results/resnet101v2/training-fold-$$k.jsonl; done
 	cp real/seed/fold-0/train/curves.png docs/results/seed-resnet101/curves.png
 	cp real/seed/fold-0/train/metrics.jsonl docs/results/seed-resnet101/training.jsonl
+	$(BIN)/python benchmarks/prior_shift.py real/finetune docs/results/prior-shift.csv
+	$(BIN)/python benchmarks/shape_leak.py docs/results/shape-leak.csv
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Octlet needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
