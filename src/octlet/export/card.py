@@ -31,7 +31,8 @@ kind of scan or a photograph of something else. A probability is not a measured 
 
 ## Preprocessing
 The scan as 8-bit gray; white padding cut off; of the height a window about the retina; each axis scaled by
-itself to {size} x {size} pixels (bilinear); values 0 to 255 mapped to -1 to 1. Input `image`: float32 (N, 1, {size}, {size}).
+itself to {size} x {size} pixels (bilinear); values 0 to 255 mapped to -1 to 1. Input `image`: float32
+(N, 1, {size}, {size}).
 
 ## Figures
 {metrics}
