@@ -180,7 +180,7 @@ def prepare(gray: Gray, size: int) -> Prepared:
     return Prepared(np.asarray(fitted), (left, top, right, bottom))
 
 
-SHARE = 64  # percent of the height: what three scans in four need
+SHARE = 64  # percent of the height
 MARGIN = 15  # grey levels above the median from which a pixel counts as tissue
 
 
