@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from octlet.core.labels import LABELS
-from octlet.train.checkpoint import load_run
+from octlet.train.checkpoint import load_run, read_tensors
 
 SMALL = ["--model", "resnet18", "--size", "32", "--batch", "8", "--lr", "0.003"]
 # the class is a height, so nothing may move it
@@ -82,6 +83,21 @@ def test_a_run_folder_tells_all_of_the_run(whole):
     best = min(rows, key=lambda row: row["val_loss"])
     assert meta["epoch"] == best["epoch"]
     assert meta["metrics"]["val_loss"] == best["val_loss"]
+
+
+def test_the_last_epoch_is_kept_where_asked_though_an_earlier_one_was_better(octlet, scans, split, tmp_path):
+    out = tmp_path / "run"
+    words = ["--epochs", "5", "--set", "monitor=balanced_accuracy"]
+    result = train(octlet, scans, split, out, *words, "--set", "keep=last", "--json")
+    assert result.returncode == 0, result.stderr
+    *earlier, last = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
+    best = max(row["val_balanced_accuracy"] for row in earlier)
+    assert best >= last["val_balanced_accuracy"]  # or this shows nothing
+    assert json.loads(result.stdout)["kept"] == last
+    assert load_run(out).meta["epoch"] == 5
+    kept, _ = read_tensors(out / "checkpoint.safetensors")
+    ended, _ = read_tensors(out / "last.safetensors")
+    assert all(torch.equal(value, ended[f"net.{key}"]) for key, value in kept.items())
 
 
 def test_it_learns(whole):

@@ -40,7 +40,7 @@ def command(
     as_json: bool,
     **named: Any,
 ) -> None:
-    """Train a network; the validation fold picks the epoch, the test fold is never read.
+    """Train a network; the validation fold judges each epoch, the test fold is never read.
 
     Without --split the scans are checked and split by patient first, into OUT-data: 15 % for validation, 25 %
     for the test. Ctrl-C
@@ -58,9 +58,9 @@ def command(
     if as_json:
         print_json(result)
     else:
-        best = result["best"]
-        click.echo(f"{out}: best epoch {best['epoch']} of {result['epochs']}, on the validation fold:")
-        click.echo(f"accuracy {best['val_accuracy']:.3f}, balanced {best['val_balanced_accuracy']:.3f}")
+        kept = result["kept"]
+        click.echo(f"{out}: epoch {kept['epoch']} of {result['epochs']}, on the validation fold:")
+        click.echo(f"accuracy {kept['val_accuracy']:.3f}, balanced {kept['val_balanced_accuracy']:.3f}")
     next_step(f"octlet export {out}")
 
 

@@ -27,7 +27,9 @@ class TrainConfig:
         amp: bfloat16 arithmetic where it pays; "off" computes in float32.
         ema: decay of the averaged weights that are validated and kept, 0 for none.
         patience: stop after so many epochs without a better validation score, 0 never.
-        monitor: the validation figure that picks the epoch: cross-entropy or balanced accuracy.
+        keep: which epoch's weights the run ends with: the best by `monitor`, or the last, where a schedule
+            anneals them; with few validation scans the best is picked by noise.
+        monitor: the validation figure that tells the best epoch: cross-entropy or balanced accuracy.
         seed: of the fresh weights, the order of scans and the augmentation.
         flip: mirror half of the scans left to right (a left eye for a right one).
         rotate: largest turn, degrees.
@@ -57,6 +59,7 @@ class TrainConfig:
     amp: Literal["auto", "off"] = "auto"
     ema: float = 0.0
     patience: int = 0
+    keep: Literal["best", "last"] = "best"
     monitor: Literal["loss", "balanced_accuracy"] = "loss"
     seed: int = 0
     flip: bool = True
@@ -125,6 +128,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 1.5e-4,
         "head_lr": 3e-3,
         "weight_decay": 0.02,
+        "keep": "last",
         "rotate": 10.0,
         "zoom": 0.2,
         "shift": 0.1,

@@ -5,7 +5,7 @@ environment.json         versions, git revision, machine, seed
 split.csv                the split, as it was used
 metrics.jsonl            one line an epoch
 curves.png               loss and accuracy of training and validation
-checkpoint.safetensors   the best epoch by validation: what `octlet export` takes
+checkpoint.safetensors   the epoch that `keep` names: what `octlet export` takes
 last.safetensors         what --resume continues from
 """
 
@@ -82,7 +82,8 @@ def train_run(
         feedback: where progress goes.
 
     Returns:
-        {"run", "epochs", "best": the best epoch's row, "parameters", "weights": load report or None}.
+        {"run", "epochs", "kept": the row of the epoch that was kept, "parameters", "weights": load report
+        or None}.
 
     Raises:
         InputError: patients cross the split, an empty fold, unreadable scans.
@@ -116,7 +117,7 @@ def train_run(
     return {
         "run": str(out),
         "epochs": len(history),
-        "best": history[state.progress.best_epoch],
+        "kept": history[state.progress.kept(config.keep)],
         "parameters": sum(p.numel() for p in net.parameters()),
         "weights": None if report is None else vars(report),
     }
@@ -249,7 +250,8 @@ class _RunWatcher:
         return self.stop.is_set()
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
-        if best:  # before `last`: a stop between the two repeats the epoch and loses nothing
+        # before `last`: a stop between the two repeats the epoch and loses nothing
+        if best or self.config.keep == "last":
             figures = {key: value for key, value in row.items() if key.startswith("val_")}
             save_run(self.out, self.state.judged, {**self.meta, "epoch": row["epoch"], "metrics": figures})
         self._save()
@@ -265,7 +267,8 @@ class _RunWatcher:
         """Write the history for readers; its source is the saved state."""
         history = self.state.progress.history
         write_text(self.out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-        draw_curves(history, self.out / "curves.png")
+        kept = self.state.progress.kept(self.config.keep) + 1
+        draw_curves(history, kept, self.out / "curves.png")
 
     def _save(self) -> None:
         self.state.save(self.out / LAST, as_dict(self.config))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class Progress:
         loss_sum, correct, seen: running sums of the epoch's training loss (weighted by scans) and hits.
         seconds: time spent on the epoch so far.
         history: one dict an epoch done.
-        best_epoch, best_score: the epoch kept so far (-1: none) and its monitored figure (lower is better).
+        best_epoch, best_score: the best epoch so far (-1: none) and its monitored figure (lower is better).
     """
 
     epoch: int = 0
@@ -35,6 +35,10 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = -1
     best_score: float = 0.0
+
+    def kept(self, keep: Literal["best", "last"]) -> int:
+        """Return the epoch, from 0, whose weights stand in the run; there must be one done."""
+        return self.best_epoch if keep == "best" else self.epoch - 1
 
     def close_epoch(self, row: dict[str, Any], score: float) -> bool:
         """Put an epoch done into the history, stand before the next, and return whether it is the best."""
