@@ -32,7 +32,8 @@ real: .venv/ready
 	$(BIN)/octlet evaluate real/finetune/fold-?/evaluation/predictions.csv --out docs/results/resnet101v2
 	$(BIN)/octlet evaluate real/seed/fold-0/evaluation/predictions.csv --out docs/results/seed-resnet101
 	$(BIN)/octlet compare real/seed/fold-0/evaluation/predictions.csv \
-	    real/finetune/fold-0/evaluation/predictions.csv --out docs/results/seed-against-resnet101v2
+	    real/finetune/fold-0/evaluation/predictions.csv \
+	    --name seed --name resnet101v2 --out docs/results/seed-against-resnet101v2
 	for k in 0 1 2 3 4; do cp real/finetune/fold-$$k/train/curves.png docs/results/resnet101v2/curves-fold-$$k.png; \
 	    cp real/finetune/fold-$$k/train/metrics.jsonl docs/results/resnet101v2/training-fold-$$k.jsonl; done
 	cp real/seed/fold-0/train/curves.png docs/results/seed-resnet101/curves.png

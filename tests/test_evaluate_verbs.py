@@ -1,4 +1,4 @@
-"""`octlet evaluate` and `octlet compare`, and the figures and pages that they write."""
+"""`octlet evaluate`, and the figures and the page that it writes."""
 
 import json
 import re
@@ -14,7 +14,6 @@ from PIL import Image
 from octlet.cli.main import main
 from octlet.core.labels import LABELS, NOTICE
 from octlet.evaluate import figures, report
-from octlet.evaluate.paired import compare
 from octlet.evaluate.predictions import Predictions, read_predictions, write_predictions
 from octlet.evaluate.summary import summarise
 
@@ -33,11 +32,10 @@ def simulated(seed=0, n=60, skill=1.0, prefix=""):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Two predictions files in the current folder; verbs run in this process compose figures undrawn."""
+    """A predictions file in the current folder; verbs run in this process compose figures undrawn."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(figures, "_png", lambda figure: b"undrawn")
+    monkeypatch.setattr(figures, "encoded", lambda figure: b"undrawn")
     write_predictions("a.csv", simulated())
-    write_predictions("b.csv", simulated(seed=1, skill=4.0))
     return tmp_path
 
 
@@ -63,13 +61,12 @@ def said(capsys, *args):
 
 
 def drawn(theme=figures.LIGHT):
-    p, other = simulated(), simulated(seed=1)
-    summary, comparison = summarise(p, resamples=100), compare(p, other, resamples=100)
+    p = simulated()
+    summary = summarise(p, resamples=100)
     return [
         figures.confusion_png(summary, theme),
         figures.roc_png(p, summary, theme),
         figures.reliability_png(p, summary, theme),
-        figures.paired_confusion_png(comparison, ("a.octlet", "$b$_$\\frac.octlet"), theme),
     ]
 
 
@@ -133,16 +130,6 @@ def test_the_report_is_one_file_that_names_the_urgent_scans_called_normal():
     assert "prefers-color-scheme: dark" in html
     assert "@media print" in html
     assert not re.search(r"https?://", html)
-
-
-def test_the_comparison_page_names_them_for_both_models():
-    a, b = simulated(), simulated(seed=1)
-    result = compare(a, b, resamples=100)
-    page = _Page(report.comparison_page(result, (b"light", b"dark"), ("A.octlet", "B.octlet")))
-    named = {*result["a"]["urgent_called_normal_paths"], *result["b"]["urgent_called_normal_paths"]}
-    assert named
-    assert all(path in page.text for path in named)
-    assert "A.octlet" in page.text
 
 
 # octlet evaluate ------------------------------------------------------------------------------------------
@@ -280,64 +267,15 @@ def test_unknown_patients_are_disclosed(files, capsys):
         (("evaluate", "a.csv", "folder"), 2),
         (("evaluate", "a.csv", "--split", "split.csv"), 2),
         (("evaluate", "a.csv", "--resamples", "10"), 2),
-        (("evaluate", "a.csv", "--out", "b.csv"), 2),
+        (("evaluate", "a.csv", "--out", "a.csv"), 2),
         (("evaluate", "none.csv"), 3),
         (("evaluate", "none.octlet", "."), 4),
-        (("compare", "a.csv", "none.octlet"), 2),
-        (("compare", "a.csv", "b.csv", "."), 2),
-        (("compare", "a.csv", "b.csv", "--split", "split.csv"), 2),
-        (("compare", "a.csv", "b.csv", "--margin", "0"), 2),
-        (("compare", "a.csv", "none.csv"), 3),
     ],
 )
 def test_faults_have_their_exit_code_and_leave_nothing(files, capsys, args, code):
     found, printed = said(capsys, *args)
     assert (found, set(printed)) == (code, {"error"})
-    assert sorted(file.name for file in files.iterdir()) == ["a.csv", "b.csv"]
-
-
-# octlet compare -------------------------------------------------------------------------------------------
-
-
-def test_compare_writes_its_folder_and_prints_one_document(octlet, files):
-    done = octlet("compare", "a.csv", "b.csv", *QUICK, "--json", cwd=files)
-    assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
-    out = files / "octlet-comparison"
-    assert printed == json.loads((out / "comparison.json").read_text())
-    assert {file.name for file in out.iterdir()} == {
-        "a.csv",
-        "b.csv",
-        "comparison.json",
-        "confusion.png",
-        "report.html",
-    }
-    assert printed["models"]["a"]["name"] == "a.csv"
-    assert printed["not_inferior"] is True
-
-
-def test_the_gate_fails_a_worse_model_and_only_when_asked(files, capsys):
-    assert main(["compare", "b.csv", "a.csv", *QUICK]) == 0
-    shown = capsys.readouterr()
-    assert "B is not shown to be not inferior" in shown.out
-    code, printed = said(capsys, "compare", "b.csv", "a.csv", *QUICK, "--gate")
-    assert (code, printed["not_inferior"]) == (5, False)
-    assert main(["compare", "a.csv", "b.csv", *QUICK, "--gate"]) == 0
-
-
-def test_a_model_is_compared_with_its_own_predictions(files, scans, model_file, capsys):
-    assert main(["evaluate", str(model_file), str(scans), *QUICK]) == 0
-    capsys.readouterr()
-    own = "octlet-evaluation/predictions.csv"
-    code, printed = said(capsys, "compare", model_file, own, scans, *QUICK)
-    assert (code, printed["n"], printed["discordant"]["changed_call"]) == (0, 12, 0)
-
-
-def test_different_scans_are_refused(files, capsys):
-    write_predictions("b.csv", simulated(n=59))
-    code, error = said(capsys, "compare", "a.csv", "b.csv", *QUICK)
-    assert code == 3
-    assert error["error"]["message"] == "59.png is in A and not in B"
+    assert sorted(file.name for file in files.iterdir()) == ["a.csv"]
 
 
 def test_evaluation_draws_without_pyplot_and_needs_no_torch(files):

@@ -25,7 +25,7 @@ DPI = 160
 
 # A bin of the reliability diagram with fewer scans says next to nothing and is drawn hollow.
 _FEW = 10
-_OUTLINE = "outlined: urgent scans called NORMAL"
+OUTLINE = "outlined: urgent scans called NORMAL"
 
 
 @dataclass(frozen=True)
@@ -61,30 +61,18 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
 def confusion_png(summary: dict[str, Any], theme: Theme = LIGHT) -> bytes:
     """Draw the confusion matrix of a summary: scans and share of the actual class in each cell."""
-    figure = _figure(5.6, 5.4, theme)
+    figure = canvas(5.6, 5.4, theme)
     axes = figure.subplots()
-    _confusion(axes, np.array(summary["confusion_matrix"]), theme)
-    _title(axes, "Confusion matrix", [_sample(summary), _told("balanced accuracy", summary), _OUTLINE], theme)
-    return _png(figure)
-
-
-def paired_confusion_png(comparison: dict[str, Any], names: tuple[str, str], theme: Theme = LIGHT) -> bytes:
-    """Draw the confusion matrices of a comparison's models, called by `names`, side by side."""
-    figure = _figure(10.6, 5.9, theme)
-    for axes, key, name in zip(figure.subplots(1, 2), ("a", "b"), names, strict=True):
-        model = comparison[key]
-        _confusion(axes, np.array(model["confusion_matrix"]), theme)
-        told = f"balanced accuracy {model['balanced_accuracy']:.3f}"
-        _title(axes, f"{key.upper()}: {_short(name)}", [told], theme)
-    difference = estimate_text(comparison["difference"]["balanced_accuracy"], signed=True)
-    told = f"{_sample(comparison)}; balanced accuracy B minus A {difference}; {_OUTLINE}"
-    figure.suptitle(told, color=theme.ink, fontsize=9.5)
-    return _png(figure)
+    draw_confusion(axes, np.array(summary["confusion_matrix"]), theme)
+    set_heading(
+        axes, "Confusion matrix", [sample_text(summary), _told("balanced accuracy", summary), OUTLINE], theme
+    )
+    return encoded(figure)
 
 
 def roc_png(predictions: Predictions, summary: dict[str, Any], theme: Theme = LIGHT) -> bytes:
     """Draw the four one-against-rest ROC curves and the one of urgent against not urgent."""
-    figure = _figure(6.2, 6.0, theme)
+    figure = canvas(6.2, 6.0, theme)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1)
     labels, p = predictions.labels, predictions.probabilities
@@ -101,14 +89,16 @@ def roc_png(predictions: Predictions, summary: dict[str, Any], theme: Theme = LI
         xlabel="1 \N{MINUS SIGN} specificity (false positive rate)", ylabel="sensitivity (true positive rate)"
     )
     legend = axes.legend(loc="lower right", title="AUC (95 % interval)", fontsize=8.5, frameon=False)
-    _recolour([*legend.get_texts(), legend.get_title()], theme)
-    _title(axes, "ROC, each class against the rest", [_sample(summary), _told("macro AUC", summary)], theme)
-    return _png(figure)
+    recolour([*legend.get_texts(), legend.get_title()], theme)
+    set_heading(
+        axes, "ROC, each class against the rest", [sample_text(summary), _told("macro AUC", summary)], theme
+    )
+    return encoded(figure)
 
 
 def reliability_png(predictions: Predictions, summary: dict[str, Any], theme: Theme = LIGHT) -> bytes:
     """Draw accuracy against confidence in 15 bins, with the number of scans of each bin below."""
-    figure = _figure(6.0, 6.6, theme)
+    figure = canvas(6.0, 6.6, theme)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     count, confidence, accuracy = reliability(predictions.probabilities, predictions.labels)
     seen = count > 0
@@ -120,17 +110,19 @@ def reliability_png(predictions: Predictions, summary: dict[str, Any], theme: Th
     ):
         upper.plot(confidence[bins], accuracy[bins], "o", color=theme.bar, markerfacecolor=fill, label=told)
     upper.set(ylabel="accuracy", ylim=(-0.03, 1.03), xlim=(0, 1))
-    _recolour(upper.legend(loc="upper left", fontsize=8.5, frameon=False).get_texts(), theme)
+    recolour(upper.legend(loc="upper left", fontsize=8.5, frameon=False).get_texts(), theme)
     centres = (np.arange(BINS) + 0.5) / BINS
     lower.bar(centres, count, width=0.92 / BINS, color=theme.bar)
     for centre, scans in zip(centres[seen], count[seen], strict=True):
         lower.text(centre, scans, f"{scans}", ha="center", va="bottom", fontsize=7.5, color=theme.ink)
     lower.set(ylabel="scans", xlabel="confidence (highest probability)", ylim=(0, 1.18 * count.max()))
-    _title(upper, "Reliability", [_sample(summary), _told("calibration error", summary, key="ece")], theme)
+    set_heading(
+        upper, "Reliability", [sample_text(summary), _told("calibration error", summary, key="ece")], theme
+    )
     for axes in (upper, lower):
         axes.grid(color=theme.faint, linewidth=0.5)
         axes.set_axisbelow(True)
-    return _png(figure)
+    return encoded(figure)
 
 
 def estimate_text(estimate: dict[str, float | None], *, signed: bool = False) -> str:
@@ -145,11 +137,13 @@ def estimate_text(estimate: dict[str, float | None], *, signed: bool = False) ->
     return f"{value:{form}} ({low:{form}}{between}{high:{form}})".replace("-", "\N{MINUS SIGN}")
 
 
-def _short(name: str, most: int = 44) -> str:
+def shortened(name: str, most: int = 44) -> str:
+    """Return a name of at most `most` characters; a longer one loses its beginning."""
     return name if len(name) <= most else f"\N{HORIZONTAL ELLIPSIS}{name[1 - most :]}"
 
 
-def _sample(summary: dict[str, Any]) -> str:
+def sample_text(summary: dict[str, Any]) -> str:
+    """Return how many scans and patients a figure rests on."""
     return f"n = {summary['n']} scans of {summary['patients']} patients"
 
 
@@ -157,7 +151,8 @@ def _told(name: str, summary: dict[str, Any], key: str = "") -> str:
     return f"{name} {estimate_text(summary[key or name.lower().replace(' ', '_')])}"
 
 
-def _confusion(axes: "Axes", counts: NDArray[np.int64], theme: Theme) -> None:
+def draw_confusion(axes: "Axes", counts: NDArray[np.int64], theme: Theme) -> None:
+    """Draw a confusion matrix, (4, 4) scans, into axes, and outline the urgent scans called NORMAL."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
@@ -181,7 +176,8 @@ def _confusion(axes: "Axes", counts: NDArray[np.int64], theme: Theme) -> None:
         axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=theme.classes[0], linewidth=1.6))
 
 
-def _figure(width: float, height: float, theme: Theme) -> "Figure":
+def canvas(width: float, height: float, theme: Theme) -> "Figure":
+    """Return an empty figure, its sides in inches, that no window belongs to."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -192,7 +188,7 @@ def _figure(width: float, height: float, theme: Theme) -> "Figure":
     return figure
 
 
-def _title(axes: "Axes", head: str, lines: list[str], theme: Theme) -> None:
+def set_heading(axes: "Axes", head: str, lines: Sequence[str], theme: Theme) -> None:
     """Set head and caption lines above the axes, and give the axes their theme."""
     # The layout makes room for a title and its padding only, so the caption stands in the padding.
     pad = 10 + 12 * len(lines)
@@ -211,17 +207,19 @@ def _title(axes: "Axes", head: str, lines: list[str], theme: Theme) -> None:
     for each in axes.figure.axes:
         each.set_facecolor(theme.paper)
         each.tick_params(colors=theme.ink, labelsize=9)
-        _recolour([each.xaxis.label, each.yaxis.label], theme)
+        recolour([each.xaxis.label, each.yaxis.label], theme)
         for spine in each.spines.values():
             spine.set_color(theme.faint)
 
 
-def _recolour(texts: Sequence[Any], theme: Theme) -> None:
+def recolour(texts: Sequence[Any], theme: Theme) -> None:
+    """Give texts the ink of the theme."""
     for text in texts:
         text.set_color(theme.ink)
 
 
-def _png(figure: "Figure") -> bytes:
+def encoded(figure: "Figure") -> bytes:
+    """Return a figure as PNG bytes."""
     file = io.BytesIO()
     # Without matplotlib's version in the file, the same numbers give the same bytes for longer.
     figure.savefig(file, format="png", metadata={"Software": None})

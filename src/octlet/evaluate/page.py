@@ -44,6 +44,7 @@ th, td {{ padding: .32rem 1.3rem .32rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }}
 th {{ font-weight: 500; color: var(--soft); white-space: nowrap; }}
 td {{ overflow-wrap: anywhere; }} td.whole {{ white-space: nowrap; overflow-wrap: normal; }}
+.under {{ display: block; color: var(--soft); font-size: .8rem; }}
 figure {{ margin: 0; }} figure img {{ max-width: 100%; height: auto; }}
 .pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 2rem;
   align-items: start; margin-top: 2.4rem; }}
@@ -87,7 +88,10 @@ def paragraph(text: str) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table of plain text; a cell of up to 24 characters is not broken over lines."""
+    """Return a table of plain text; a cell of up to 24 characters is not broken over lines.
+
+    What follows a line end in a cell stands below the rest, smaller.
+    """
     cells = "".join(f"<th>{escape(word)}</th>" for word in headers)
     head = f"<thead><tr>{cells}</tr></thead>\n" if any(headers) else ""
     body = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
@@ -95,9 +99,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    text = str(value)
+    text, _, below = str(value).partition("\n")
     kind = ' class="whole"' if len(text) <= 24 else ""
-    return f"<td{kind}>{escape(text)}</td>"
+    under = f'<span class="under">{escape(below)}</span>' if below else ""
+    return f"<td{kind}>{escape(text)}{under}</td>"
 
 
 def tiles(entries: Iterable[tuple[str, str, str, bool]]) -> str:

@@ -1,4 +1,4 @@
-"""What an evaluation or a comparison leaves behind: a folder of data, figures and one page to read."""
+"""What an evaluation leaves behind: a folder of data, figures and one page to read."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,9 +44,9 @@ def write_evaluation(
     """
     out = Path(folder)
     drawings = {
-        "confusion": _drawn(lambda theme: figures.confusion_png(summary, theme)),
-        "roc": _drawn(lambda theme: figures.roc_png(predictions, summary, theme)),
-        "reliability": _drawn(lambda theme: figures.reliability_png(predictions, summary, theme)),
+        "confusion": drawn(lambda theme: figures.confusion_png(summary, theme)),
+        "roc": drawn(lambda theme: figures.roc_png(predictions, summary, theme)),
+        "reliability": drawn(lambda theme: figures.reliability_png(predictions, summary, theme)),
     }
     write_predictions(out / "predictions.csv", predictions)
     for name, (light, _) in drawings.items():
@@ -55,18 +55,8 @@ def write_evaluation(
     write_json(out / "metrics.json", summary)
 
 
-def write_comparison(
-    folder: str | Path, comparison: dict[str, Any], names: tuple[str, str], *, notes: Sequence[str] = ()
-) -> None:
-    """Write comparison.json, confusion.png and report.html; see `write_evaluation`."""
-    out = Path(folder)
-    drawing = _drawn(lambda theme: figures.paired_confusion_png(comparison, names, theme))
-    write_bytes(out / "confusion.png", drawing[0])
-    write_text(out / "report.html", comparison_page(comparison, drawing, names, notes=notes))
-    write_json(out / "comparison.json", comparison)
-
-
-def _drawn(draw: Callable[[Theme], bytes]) -> Drawing:
+def drawn(draw: Callable[[Theme], bytes]) -> Drawing:
+    """Draw a figure in the light and in the dark theme."""
     return draw(LIGHT), draw(DARK)
 
 
@@ -91,7 +81,7 @@ def evaluation_page(
     )
     parts = [
         _tiles(summary),
-        _notes(notes),
+        notes_section(notes),
         page.section("Metrics", _metrics(summary)),
         page.section("Classes", _classes(summary)),
         page.pair(*shown),
@@ -102,29 +92,12 @@ def evaluation_page(
     return page.document("Evaluation", f"{name}{sample}", parts)
 
 
-def comparison_page(
-    comparison: dict[str, Any], drawing: Drawing, names: tuple[str, str], *, notes: Sequence[str] = ()
-) -> str:
-    """Return the page of a comparison of two models, called by `names`; `drawing` is of both confusions."""
-    sample = _sample(comparison)
-    caption = "Scans, and their share of the actual class."
-    parts = [
-        _verdict(comparison),
-        _notes(notes),
-        page.section("Differences, B minus A", _differences(comparison)),
-        page.section("Scan by scan", _discordant(comparison)),
-        page.section("Confusion matrices", page.figure(*drawing, f"Of A and B, {sample}", caption)),
-        _both_called_normal(comparison),
-        page.section("Method", *map(page.paragraph, _paired_method(comparison))),
-    ]
-    return page.document("Comparison", f"A: {names[0]}. B: {names[1]}. {sample}, the same for both.", parts)
-
-
 def _sample(summary: dict[str, Any]) -> str:
     return f"{summary['n']} scans of {summary['patients']} patients"
 
 
-def _notes(notes: Sequence[str]) -> str:
+def notes_section(notes: Sequence[str]) -> str:
+    """Return what a reader must know as a section, or nothing where there is nothing."""
     return page.section("Know before use", *map(page.paragraph, notes)) if notes else ""
 
 
@@ -181,85 +154,4 @@ def _method(summary: dict[str, Any]) -> list[str]:
         "may mislead about patients like these, not how the model fares on another device or population.",
         "Averages over classes run over the classes present. Calibration error after Guo et al. 2017, with "
         "15 bins of equal width of the highest probability.",
-    ]
-
-
-def _verdict(comparison: dict[str, Any]) -> str:
-    difference = estimate_text(comparison["difference"]["balanced_accuracy"], signed=True)
-    held, margin = comparison["not_inferior"], comparison["margin"]
-    value, _, between = difference.partition(" ")
-    mcnemar = comparison["discordant"]
-    new = len(_newly_called_normal(comparison))
-    return page.tiles(
-        [
-            ("balanced accuracy, B minus A", value, f"95 % interval {between.strip('()')}", False),
-            (f"B not inferior by {margin:g}", "shown" if held else "not shown", "", not held),
-            ("McNemar's exact test", "p " + p_text(mcnemar["mcnemar_p"]), _right_counts(mcnemar), False),
-            ("urgent missed by B only", str(new), _called_normal_counts(comparison), new > 0),
-        ]
-    )
-
-
-def p_text(p: float) -> str:
-    """Return a p-value to three places, `= 0.042`, or `< 0.001`."""
-    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
-
-
-def _right_counts(discordant: dict[str, Any]) -> str:
-    return f"{discordant['only_a_right']} right in A only, {discordant['only_b_right']} in B only"
-
-
-def _called_normal_counts(comparison: dict[str, Any]) -> str:
-    a, b = (comparison[key]["urgent_called_normal"] for key in ("a", "b"))
-    return f"called NORMAL: A {a}, B {b}"
-
-
-def _newly_called_normal(comparison: dict[str, Any]) -> set[str]:
-    in_a, in_b = (set(comparison[key]["urgent_called_normal_paths"]) for key in ("a", "b"))
-    return in_b - in_a
-
-
-def _differences(comparison: dict[str, Any]) -> str:
-    a, b, difference = comparison["a"], comparison["b"], comparison["difference"]
-    rows = [
-        [METRICS[key][0], f"{a[key]:.3f}", f"{b[key]:.3f}", estimate_text(difference[key], signed=True)]
-        for key in ("accuracy", "balanced_accuracy")
-    ]
-    for label in LABELS:
-        shares = (
-            "n/a" if m["sensitivity"][label] is None else f"{m['sensitivity'][label]:.3f}" for m in (a, b)
-        )
-        told = estimate_text(difference["sensitivity"][label], signed=True)
-        rows.append([f"sensitivity, {label}", *shares, told])
-    return page.table(["", "A", "B", "B minus A (95 % interval)"], rows)
-
-
-def _discordant(comparison: dict[str, Any]) -> str:
-    d = comparison["discordant"]
-    rows = [["A right", d["both_right"], d["only_a_right"]], ["A wrong", d["only_b_right"], d["both_wrong"]]]
-    told = (
-        f"McNemar's exact test on the {d['only_a_right'] + d['only_b_right']} scans that only one model has "
-        f"right: p {p_text(d['mcnemar_p'])}. Calls that differ: {d['changed_call']} of {comparison['n']}."
-    )
-    return page.table(["scans", "B right", "B wrong"], rows) + page.paragraph(told)
-
-
-def _both_called_normal(comparison: dict[str, Any]) -> str:
-    in_a, in_b = (set(comparison[key]["urgent_called_normal_paths"]) for key in ("a", "b"))
-    rows = [(path, "yes" * (path in in_a), "yes" * (path in in_b)) for path in sorted(in_a | in_b)]
-    title = f"Urgent scans called NORMAL: A {len(in_a)}, B {len(in_b)}"
-    if not rows:
-        return page.section(title, page.paragraph("None in this sample."))
-    return page.section(title, page.table(["scan", "by A", "by B"], rows))
-
-
-def _paired_method(comparison: dict[str, Any]) -> list[str]:
-    return [
-        f"Intervals are 95 % percentile intervals of a patient-cluster bootstrap: {comparison['resamples']} "
-        f"resamples with seed {comparison['seed']}, each drawing the same patients for both models.",
-        f"B is not inferior when the low end of the balanced accuracy's difference lies above "
-        f"{-comparison['margin']:g}.",
-        "McNemar's test counts scans as independent; the intervals do not, so where patients have many scans "
-        "the intervals decide. Models that call every scan alike have the interval 0 to 0: they agree on "
-        "these scans, which proves nothing of others.",
     ]
