@@ -13,6 +13,7 @@ from octlet.train.augment import augment
 from octlet.train.checkpoint import BEST, load_run, read_tensors, save_run, write_tensors
 from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold, epoch_order, fit, generator_for, steps_per_epoch, validate
+from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
 from octlet.train.state import make_optimizer, new_state
 
@@ -204,7 +205,7 @@ def test_patience_stops_a_run_that_no_longer_gets_better():
     config = TrainConfig(epochs=9, patience=2, lr=1e-9, batch=4, monitor="balanced_accuracy", amp="off")
     state = new_state(build(frozen), config, torch.device("cpu"))
     scans = fold((3, 3, 3, 3))
-    assert fit(state, scans, scans, config, torch.device("cpu"), Silent())
+    assert fit(state, scans, scans, config, torch.device("cpu"), Silent(), Objective())
     assert state.progress.best_epoch == 0
     assert len(state.progress.history) == 3
 

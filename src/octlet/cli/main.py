@@ -15,11 +15,12 @@ from octlet.core.labels import NOTICE
 VERBS = {
     "data": "Check, split or simulate scans.",
     "train": "Train a network on a checked, patient-safe split.",
+    "quantize": "Turn a trained run's weights and activations into 8-bit integers.",
     "export": "Write a trained run as one model file.",
     "verify": "Replay a model file's golden vectors on this machine.",
     "predict": "Classify scans with a model file.",
     "evaluate": "Measure a model on labelled scans.",
-    "compare": "Compare two models on the same scans, paired.",
+    "compare": "Compare models on the same scans, paired.",
     "run": "Run a recipe from scans to report.",
 }
 

@@ -36,10 +36,13 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
         if value in get_args(kind):
             return value
         raise UsageError(f"{name} = {value!r}", remedy=f"one of {', '.join(map(repr, get_args(kind)))}")
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(each, get_args(kind)[0], name) for each in value)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:  # exact: a bool is no int
-        raise UsageError(f"{name} = {value!r} is not of type {kind.__name__}", remedy="see docs/recipes.md")
+        rule = f"{name} = {value!r} is not of type {getattr(kind, '__name__', kind)}"
+        raise UsageError(rule, remedy="see docs/recipes.md")
     return value
 
 
@@ -56,4 +59,5 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def as_dict(settings: Any) -> dict[str, Any]:
     """Return a settings dataclass as plain JSON types."""
-    return dataclasses.asdict(settings)
+    plain = dataclasses.asdict(settings)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

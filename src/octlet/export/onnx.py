@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from octlet.core.bundle import Tolerances
 from octlet.core.errors import GateError, ModelFileError
@@ -34,10 +35,18 @@ def to_onnx(net: ResNet, size: int) -> bytes:
     if (net.spec.channels, net.spec.classes) != (1, len(LABELS)):
         rule = f"the network has {net.spec.channels} input channels and {net.spec.classes} classes"
         raise ModelFileError(rule, remedy=f"a model file takes 1 channel and {len(LABELS)} classes")
+    model = export_module(net.eval(), size)
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def export_module(module: nn.Module, size: int) -> Any:
+    """Return a module that maps scans (N, 1, S, S) to `Outputs` as ONNX, stripped, not yet checked."""
     example = torch.zeros(2, 1, size, size)  # two: a batch of one would be taken for a constant
     with _quiet():
         program = torch.onnx.export(
-            net.eval(),
+            module,
             (example,),
             dynamo=True,
             external_data=False,
@@ -50,9 +59,7 @@ def to_onnx(net: ResNet, size: int) -> bytes:
         raise GateError("torch exported nothing")
     model = program.model_proto
     _strip(model)
-    onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+    return model
 
 
 @contextlib.contextmanager
@@ -77,7 +84,7 @@ def _strip(model: Any) -> None:
         part.doc_string = ""
 
 
-def torch_outputs(net: ResNet, batch: NDArray[np.float32]) -> list[Outputs]:
+def torch_outputs(net: nn.Module, batch: NDArray[np.float32]) -> list[Outputs]:
     """Compute float32 (N, 1, S, S) in torch; one `Outputs` of N = 1 for each input."""
     with torch.inference_mode():
         logits, cam, embedding = (each.numpy() for each in net.eval()(torch.from_numpy(batch)))
@@ -86,15 +93,21 @@ def torch_outputs(net: ResNet, batch: NDArray[np.float32]) -> list[Outputs]:
 
 
 def check_parity(
-    model: bytes, net: ResNet, golden: NDArray[np.float32], tolerances: Tolerances
+    model: bytes,
+    net: nn.Module,
+    golden: NDArray[np.float32],
+    tolerances: Tolerances,
+    *,
+    noise: int = RANDOM_INPUTS,
 ) -> dict[str, float]:
-    """Compare torch with ONNX Runtime on the golden inputs and on `RANDOM_INPUTS` of uniform noise.
+    """Compare torch with ONNX Runtime on the golden inputs and on inputs of uniform noise.
 
     Args:
         model: the ONNX file's bytes.
         net: what they were exported from.
         golden: float32 (N, 1, S, S) in -1..1.
         tolerances: the largest differences, as shares of the golden outputs' ranges.
+        noise: how many inputs of noise.
 
     Returns:
         For each output the largest absolute difference, as a share of the range of torch's values.
@@ -103,8 +116,8 @@ def check_parity(
         GateError: a larger difference, or another label.
     """
     size = golden.shape[-1]
-    noise = np.random.default_rng(0).uniform(-1, 1, (RANDOM_INPUTS, 1, size, size)).astype(np.float32)
-    batch = np.concatenate([golden, noise])
+    random = np.random.default_rng(0).uniform(-1, 1, (noise, 1, size, size)).astype(np.float32)
+    batch = np.concatenate([golden, random])
     expected = torch_outputs(net, batch)
     engine = onnxruntime.load(model, size, torch.get_num_threads())
     actual = [engine.run(batch[i : i + 1]) for i in range(len(batch))]

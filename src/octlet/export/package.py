@@ -1,15 +1,18 @@
 """A trained run becomes one model file."""
 
 import io
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from octlet import __version__
+from octlet.compress.run import load_quantised
 from octlet.core.bundle import (
     CARD,
     GOLDEN,
@@ -24,56 +27,70 @@ from octlet.core.errors import ModelFileError, UsageError
 from octlet.core.files import sha256_of
 from octlet.core.image import decode, normalise, prepare
 from octlet.core.labels import LABELS
+from octlet.data.index import Progress
 from octlet.data.phantom import simulate
 from octlet.export.card import render_card
-from octlet.export.onnx import check_parity, to_onnx, torch_outputs
-from octlet.models.resnet import ResNet, count_parameters
+from octlet.export.onnx import RANDOM_INPUTS, check_parity, to_onnx, torch_outputs
+from octlet.export.qdq import check_integers, check_placement, to_qdq
+from octlet.models.resnet import count_parameters
+from octlet.models.spec import NetSpec
 from octlet.runtime.verify import GoldenVector, dump_golden
-from octlet.train.checkpoint import TrainedRun, load_run
+from octlet.train.checkpoint import load_run, read_record
+from octlet.train.prior import shift_prior
 
 LICENCE = (
     "The run states no licence for these weights. The licences of the training scans and of any pretrained "
     "weights apply, with the attribution that they ask for."
 )
+IMAGES = 512
+# Integers differ between machines and from torch where a sum lies at the edge between two steps.
+INTEGER_TOLERANCES = Tolerances(logits=0.03, cam=0.1, embedding=0.05)
 _GOLDEN_SEED = 2018
 _GOLDEN_SHAPE = (496, 512)
 
 
 def export_run(
-    run: Path, out: Path, *, name: str = "", licence: str = "", prior_shift: float = 0.0
+    run: Path,
+    out: Path,
+    *,
+    name: str = "",
+    licence: str = "",
+    prior_shift: float = 0.0,
+    images: int = IMAGES,
+    progress: Progress = iter,
 ) -> dict[str, Any]:
-    """Write the best network of a run as a model file; equal runs give equal bytes.
+    """Write the network of a run as a model file; equal runs give equal bytes.
 
     Args:
-        run: folder that `octlet train` wrote.
+        run: folder that `octlet train` or `octlet quantize` wrote.
         out: the model file, whose name ends in ".octlet".
         name: of the model; "" takes the folder's.
-        prior_shift: tau of `shift_prior`, 0 for none. Choose it on validation scans.
         licence: of the weights, with the attribution that the scans and pretrained weights ask for.
+        prior_shift: tau of `shift_prior`, 0 for none. Choose it on validation scans.
+        images: simulated scans on which a quantised network must agree with the simulation.
+        progress: a wrapper of a counting iterable, for those.
 
     Returns:
         model, name, sha256, bytes, size, parameters, golden (their number) and parity: for each output the
-        largest difference between torch and ONNX Runtime, as a share of its range.
+        largest difference between torch and ONNX Runtime, as a share of its range; for a quantised run also
+        `integers` (see `octlet.export.qdq.check_integers`) and `operators`.
 
     Raises:
-        UsageError: `out` is a folder or ends otherwise.
+        UsageError: `out` is a folder or ends otherwise; a prior shift for a quantised run.
         InputError, ModelFileError: no run, or a damaged one.
-        GateError: ONNX Runtime does not compute what torch does.
+        GateError: ONNX Runtime does not compute what torch does, or computes in float what was quantised.
     """
     if out.suffix != ".octlet" or out.is_dir():
         raise UsageError("a model file's name ends in .octlet", path=out, remedy="for example model.octlet")
-    trained = load_run(run)
-    shift_prior(trained, prior_shift, run)
-    size = _size(trained, run)
-    model = to_onnx(trained.net, size)
-    vectors = golden_vectors(trained.net, size)
-    tolerances = Tolerances()
+    subject = _subject(run, prior_shift, images, progress)
+    vectors = golden_vectors(subject.net, subject.size)
     inputs = normalise(np.stack([vector.pixels for vector in vectors]))
-    parity = check_parity(model, trained.net, inputs, tolerances)
-    manifest = _manifest(trained, name or run.resolve().name, licence or LICENCE, size, tolerances)
-    parameters, width = count_parameters(trained.net), trained.net.fc.in_features
-    card = render_card(manifest, parameters=parameters, onnx_bytes=len(model), width=width)
-    files = {ONNX: model, GOLDEN: dump_golden(vectors), CARD: card.encode()}
+    parity = check_parity(subject.onnx, subject.net, inputs, subject.tolerances, noise=subject.noise)
+    manifest = _manifest(subject, name or run.resolve().name, licence or LICENCE)
+    card = render_card(
+        manifest, parameters=subject.parameters, onnx_bytes=len(subject.onnx), width=subject.width
+    )
+    files = {ONNX: subject.onnx, GOLDEN: dump_golden(vectors), CARD: card.encode()}
     try:
         write_bundle(out, manifest, files)
     except OSError as error:
@@ -85,43 +102,73 @@ def export_run(
         "name": manifest.name,
         "sha256": sha256_of(out),
         "bytes": out.stat().st_size,
-        "size": size,
-        "parameters": parameters,
+        "size": subject.size,
+        "parameters": subject.parameters,
         "golden": len(vectors),
         "parity": parity,
+        **subject.evidence,
     }
 
 
-def shift_prior(trained: TrainedRun, tau: float, run: Path) -> None:
-    """Subtract tau * log(share of the class among the training scans) from the head's bias, in place.
+@dataclass(frozen=True)
+class _Subject:
+    """What is exported: a module that gives `Outputs`, its ONNX file, and what is known of it."""
 
-    A class with few training scans is learned by heart and called too rarely on new ones; this lowers the
-    threshold for it (post-hoc logit adjustment, Menon et al. 2021, arXiv:2007.07314, section 4.1). As a bias
-    it moves logits and maps alike, so the maps' means stay the logits, and costs nothing.
-
-    Raises ModelFileError if the run does not state scans of every class.
-    """
-    if not tau:
-        return
-    counts = [trained.meta.get("data", {}).get("per_class", {}).get(label, 0) for label in LABELS]
-    if min(counts) < 1:
-        raise ModelFileError(
-            "the run does not state its scans of every class", path=run, remedy="train again"
-        )
-    shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
-    with torch.no_grad():
-        trained.net.fc.bias.sub_((tau * shares.log()).float())
-    trained.meta["prior_shift"] = tau
+    net: nn.Module
+    onnx: bytes
+    meta: dict[str, Any]
+    size: int
+    tolerances: Tolerances
+    parameters: int
+    width: int
+    noise: int
+    evidence: dict[str, Any]
 
 
-def _size(trained: TrainedRun, run: Path) -> int:
-    size = trained.meta.get("size")
+def _subject(run: Path, prior_shift: float, images: int, progress: Progress) -> _Subject:
+    if read_record(run).get("quantization", {}).get("method") in ("ptq", "qat"):
+        if prior_shift:
+            remedy = "quantise again with 'octlet quantize --prior-shift'"
+            raise UsageError("a prior shift belongs before the rounding", path=run, remedy=remedy)
+        return _integers(run, images, progress)
+    trained = load_run(run)
+    shift_prior(trained, prior_shift, run)
+    size = _size(trained.meta, run)
+    net = trained.net
+    model = to_onnx(net, size)
+    count, width = count_parameters(net), net.fc.in_features
+    return _Subject(net, model, trained.meta, size, Tolerances(), count, width, RANDOM_INPUTS, {})
+
+
+def _integers(run: Path, images: int, progress: Progress) -> _Subject:
+    quantised = load_quantised(run)
+    twin, size = quantised.twin, _size(quantised.meta, run)
+    model = to_qdq(twin, size)
+    operators = check_placement(model.onnx, quantised.excluded)
+    integers = check_integers(model, twin, simulated_scans(images, size), progress)
+    spec = NetSpec.from_dict(quantised.meta["spec"])
+    evidence = {"integers": integers, "operators": operators}
+    count, width = count_parameters(twin), spec.stages[-1][-1].widths[-1]
+    # no noise: near the grid's edges a difference in rounding shows more than on scans, and proves less
+    return _Subject(twin, model.onnx, quantised.meta, size, INTEGER_TOLERANCES, count, width, 0, evidence)
+
+
+def _size(meta: dict[str, Any], run: Path) -> int:
+    size = meta.get("size")
     if type(size) is not int:
         raise ModelFileError("the run does not state its input size", path=run, remedy="train again")
     return size
 
 
-def golden_vectors(net: ResNet, size: int) -> list[GoldenVector]:
+def simulated_scans(n: int, size: int) -> NDArray[np.uint8]:
+    """Return n prepared phantoms of all classes in turn, and mirrored ones from the middle on: (n, S, S)."""
+    rng = np.random.default_rng(_GOLDEN_SEED + 1)
+    phantoms = (simulate(LABELS[k % len(LABELS)], rng, shape=_GOLDEN_SHAPE) for k in range(-(-n // 2)))
+    scans = np.stack([prepare(phantom.pixels, size).pixels for phantom in phantoms])
+    return np.concatenate([scans, scans[:, :, ::-1]])[:n]
+
+
+def golden_vectors(net: nn.Module, size: int) -> list[GoldenVector]:
     """Simulate a scan of each class, JPEG and PNG in turn, and compute it in torch.
 
     Phantoms: a model file travels, and no patient's scan may travel with it.
@@ -139,21 +186,23 @@ def golden_vectors(net: ResNet, size: int) -> list[GoldenVector]:
     return [GoldenVector(name, data, image, output) for (name, data), image, output in rows]
 
 
-def _manifest(trained: TrainedRun, name: str, licence: str, size: int, tolerances: Tolerances) -> Manifest:
-    meta = trained.meta
+def _manifest(subject: _Subject, name: str, licence: str) -> Manifest:
+    meta = subject.meta
     packages = ("numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch")
     return Manifest(
         name=name,
-        preprocessing=Preprocessing(size),
+        preprocessing=Preprocessing(subject.size),
         engines={"onnxruntime": EngineFile(ONNX)},
-        golden=tolerances,
-        network=trained.net.spec.as_dict(),
+        golden=subject.tolerances,
+        network=meta["spec"],
         training={
             "data": meta.get("data", {}),
             "config": meta.get("config", {}),
             "epoch": meta.get("epoch"),
             "prior_shift": meta.get("prior_shift", 0.0),
             "environment": meta.get("environment", {}),
+            **{key: meta[key] for key in ("quantization", "float") if key in meta},
+            **subject.evidence,
         },
         metrics=meta.get("metrics", {}),
         versions={"octlet": __version__} | {package: version(package) for package in packages},

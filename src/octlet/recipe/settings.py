@@ -59,7 +59,7 @@ class ExportSettings:
     Attributes:
         name: of the model, the recipe's if empty.
         licence: of the weights.
-        prior_shift: see `octlet.export.package.shift_prior`.
+        prior_shift: see `octlet.train.prior.shift_prior`.
     """
 
     name: str = ""

@@ -46,18 +46,37 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ModelFileError: missing, damaged, or not an Octlet checkpoint.
     """
+    return _open(path, with_tensors=True)
+
+
+def _open(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ModelFileError("no such checkpoint", path=path, remedy="give the folder of a finished run")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+            keys = file.keys() if with_tensors else ()
+            tensors = {key: file.get_tensor(key) for key in keys}
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"a damaged checkpoint: {error}", path=path, remedy="train again") from error
     if header.get("format") != FORMAT:
         raise ModelFileError("not an Octlet checkpoint", path=path, remedy="give the folder of a run")
     record: dict[str, Any] = json.loads(header["record"])
     return tensors, record
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read the record of a run's checkpoint without its tensors.
+
+    Raises:
+        InputError: no such folder.
+        ModelFileError: no checkpoint in it, or a damaged one.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            "no such run folder", path=folder, remedy="give the folder that 'octlet train' wrote"
+        )
+    return _open(folder / BEST, with_tensors=False)[1]
 
 
 def save_run(folder: Path, net: nn.Module, meta: Mapping[str, Any]) -> None:
@@ -76,6 +95,9 @@ def load_run(folder: str | Path) -> TrainedRun:
     if not place.is_dir():
         raise InputError("no such run folder", path=place, remedy="give the folder that 'octlet train' wrote")
     tensors, meta = read_tensors(place / BEST)
+    if meta.get("quantization", {}).get("method") in ("ptq", "qat"):
+        rule = "a quantised run; this takes a float one"
+        raise ModelFileError(rule, path=place, remedy="give the run that it was quantised from")
     with torch.random.fork_rng(devices=[]):  # building draws weights that are overwritten at once
         net = build(NetSpec.from_dict(meta["spec"]))
     try:

@@ -8,17 +8,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from octlet.core.errors import OctletError
 from octlet.core.image import normalise
 from octlet.core.labels import LABELS
 from octlet.evaluate import calibration, metrics
-from octlet.models.resnet import ResNet
 from octlet.train.augment import augment
 from octlet.train.config import TrainConfig
+from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
 from octlet.train.state import TrainState
 
@@ -85,7 +84,12 @@ def steps_per_epoch(fold: Fold, config: TrainConfig) -> int:
 
 
 def train_epoch(
-    state: TrainState, fold: Fold, config: TrainConfig, device: torch.device, watcher: Watcher
+    state: TrainState,
+    fold: Fold,
+    config: TrainConfig,
+    device: torch.device,
+    watcher: Watcher,
+    objective: Objective,
 ) -> bool:
     """Train from where `state.progress` stands to the end of its epoch; return False if told to stop."""
     place = state.progress
@@ -95,16 +99,18 @@ def train_epoch(
     while place.step < steps:
         began = time.monotonic()
         picks = order[place.step * config.batch : (place.step + 1) * config.batch]
-        _set_rate(state, config, place.epoch * steps + place.step, config.epochs * steps)
+        step, total = place.epoch * steps + place.step, config.epochs * steps
+        _set_rate(state, config, step, total)
+        objective.before_step(state.net, step / total)
         scans, labels = fold.batch(picks, device)
         generator = generator_for(config.seed, place.epoch, place.step, _BATCH)
-        loss, logits = _step(state, augment(scans, config, generator), labels, config, device)
+        loss, logits = _step(state, augment(scans, config, generator), labels, config, device, objective)
         place.loss_sum += loss * len(picks)
         place.correct += int((logits.argmax(1) == labels).sum())
         place.seen += len(picks)
         place.step += 1
         place.seconds += time.monotonic() - began
-        if watcher.step(place.epoch * steps + place.step, config.epochs * steps, loss):
+        if watcher.step(step + 1, total, loss):
             return False
     return True
 
@@ -118,13 +124,18 @@ def _set_rate(state: TrainState, config: TrainConfig, step: int, total: int) -> 
 
 
 def _step(
-    state: TrainState, scans: Tensor, labels: Tensor, config: TrainConfig, device: torch.device
+    state: TrainState,
+    scans: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    device: torch.device,
+    objective: Objective,
 ) -> tuple[float, Tensor]:
     if device.type == "cpu":
         scans = scans.contiguous(memory_format=torch.channels_last)
     with autocast(config, device):
-        logits = state.net(scans).logits
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        outputs = state.net(scans)
+    loss = objective.loss(outputs, scans, labels)
     value = loss.item()
     if not math.isfinite(value):
         rule = f"the training loss became {value} in epoch {state.progress.epoch + 1}"
@@ -135,11 +146,11 @@ def _step(
     state.scaler.update()
     if state.average is not None:
         state.average.update_parameters(state.net)
-    return value, logits.detach()
+    return value, outputs.logits.detach()
 
 
 def probabilities_of(
-    net: ResNet, fold: Fold, config: TrainConfig, device: torch.device
+    net: nn.Module, fold: Fold, config: TrainConfig, device: torch.device
 ) -> NDArray[np.float64]:
     """Return the probabilities, float64 (N, 4), of a fold's scans, without augmentation."""
     net.eval()
@@ -152,7 +163,7 @@ def probabilities_of(
     return np.concatenate(rows)
 
 
-def validate(net: ResNet, fold: Fold, config: TrainConfig, device: torch.device) -> dict[str, float]:
+def validate(net: nn.Module, fold: Fold, config: TrainConfig, device: torch.device) -> dict[str, float]:
     """Return cross-entropy (nats), accuracy and balanced accuracy on a fold."""
     probabilities = probabilities_of(net, fold, config, device)
     confusion = metrics.confusion_matrix(fold.labels, probabilities.argmax(1))
@@ -170,11 +181,12 @@ def fit(
     config: TrainConfig,
     device: torch.device,
     watcher: Watcher,
+    objective: Objective,
 ) -> bool:
     """Run epochs until the last, the patience's end or a stop; return False only for a stop."""
     place = state.progress
     while place.epoch < config.epochs and not _out_of_patience(state, config):
-        if not train_epoch(state, train, config, device, watcher):
+        if not train_epoch(state, train, config, device, watcher, objective):
             return False
         began = time.monotonic()
         figures = validate(state.judged, val, config, device)

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from octlet import __version__
 from octlet.core.errors import InputError, OctletError, UsageError
@@ -43,6 +44,7 @@ from octlet.train.checkpoint import LAST, read_tensors, save_run
 from octlet.train.config import TrainConfig
 from octlet.train.figures import draw_curves
 from octlet.train.loop import Fold, fit
+from octlet.train.objective import Objective
 from octlet.train.state import TrainState, new_state
 
 
@@ -91,29 +93,13 @@ def train_run(
         StoppedError: after a signal, with the state saved.
     """
     told = feedback or Feedback()
-    check_leaks(list(split))
-    _check_out(out, config, split, resume)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    train, val = _folds(config, root, split, told)
-    device = _device(config)
+    place = RunPlace(out, as_dict(config), list(split), resume)
+    place.check()
+    folds = folds_of(config, root, split, told)
     net, report = _fresh_net(config, told)
-    state = new_state(net, config, device)
-    if resume:
-        state.load(out / LAST)
-        told.say(f"resuming after {state.progress.epoch} of {config.epochs} epochs")
-    else:
-        _write_head(out, config, split)
-    watcher = _RunWatcher(state, config, out, _meta(config, net, split), told)
-    with _signals(watcher):
-        finished = fit(state, train, val, config, device, watcher)
-    if not finished:
-        state.save(out / LAST, as_dict(config))
-        raise StoppedError(
-            "stopped; everything up to the last step is saved", path=out, remedy="continue with --resume"
-        )
-    watcher.record()  # a kill may have come between the state and its record
-    history = state.progress.history
+    state = new_state(net, config, device_of(config))
+    meta = _meta(config, net, split)
+    history = carry_out(state, folds, config, place, meta, Objective(config.label_smoothing), told)
     return {
         "run": str(out),
         "epochs": len(history),
@@ -123,7 +109,59 @@ def train_run(
     }
 
 
-def _check_out(out: Path, config: TrainConfig, split: Sequence[SplitRecord], resume: bool) -> None:
+@dataclass(frozen=True)
+class RunPlace:
+    """A run folder and what must stand in it: its settings, as plain JSON types, and its split."""
+
+    out: Path
+    settings: dict[str, Any]
+    split: list[SplitRecord]
+    resume: bool
+
+    def check(self) -> None:
+        """Raise UsageError where the folder cannot be begun, or continued; InputError for a leaking split."""
+        check_leaks(self.split)
+        _check_out(self.out, self.settings, self.split, self.resume)
+
+    def begin(self, seed: int) -> None:
+        """Write what is known before the first step."""
+        write_json(self.out / "config.json", self.settings)
+        write_json(self.out / "environment.json", environment(seed))
+        write_split(self.out / "split.csv", self.split)
+
+
+def carry_out(
+    state: TrainState,
+    folds: tuple[Fold, Fold],
+    config: TrainConfig,
+    place: RunPlace,
+    meta: dict[str, Any],
+    objective: Objective,
+    told: Feedback,
+    ready: Callable[[nn.Module], nn.Module] = lambda net: net,
+) -> list[dict[str, Any]]:
+    """Train `state` in a run folder, from its beginning or from where it stopped, to its end.
+
+    `ready` turns the network that is trained into the one that the checkpoint keeps.
+    Returns the rows of metrics.jsonl; raises StoppedError after a signal, with the state saved.
+    """
+    if place.resume:
+        state.load(place.out / LAST)
+        told.say(f"resuming after {state.progress.epoch} of {config.epochs} epochs")
+    else:
+        place.begin(config.seed)
+    watcher = _RunWatcher(state, config, place, meta, told, ready)
+    with _signals(watcher):
+        finished = fit(state, *folds, config, device_of(config), watcher, objective)
+    if not finished:
+        state.save(place.out / LAST, place.settings)
+        rule = "stopped; everything up to the last step is saved"
+        raise StoppedError(rule, path=place.out, remedy="continue with --resume")
+    watcher.record()  # a kill may have come between the state and its record
+    return state.progress.history
+
+
+def _check_out(out: Path, settings: dict[str, Any], split: list[SplitRecord], resume: bool) -> None:
     last = out / LAST
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -134,17 +172,18 @@ def _check_out(out: Path, config: TrainConfig, split: Sequence[SplitRecord], res
     if not last.is_file():
         raise UsageError("there is nothing to resume", path=out, remedy="start it without --resume")
     was = read_tensors(last)[1]["config"]
-    changed = sorted(key for key, value in as_dict(config).items() if was.get(key) != value)
+    changed = sorted(key for key, value in settings.items() if was.get(key) != value)
     if changed:
         rule = f"the settings differ from the run's in {', '.join(changed)}"
         raise UsageError(rule, path=out, remedy="resume with the same settings, or start a new run")
-    if read_split(out / "split.csv") != list(split):
+    if read_split(out / "split.csv") != split:
         raise UsageError("the split is not the run's", path=out, remedy="resume with the same split")
 
 
-def _folds(
+def folds_of(
     config: TrainConfig, root: Path, split: Sequence[SplitRecord], told: Feedback
 ) -> tuple[Fold, Fold]:
+    """Return the training and the validation scans of a split; InputError where one of them is too small."""
     usable = sorted((row for row in split if row.split != "quarantine"), key=lambda row: row.path)
     scans = prepared_scans(root, [(r.path, r.sha256) for r in usable], config.size, progress=told.bar)
 
@@ -162,7 +201,10 @@ def _folds(
     return train, val
 
 
-def _device(config: TrainConfig) -> torch.device:
+def device_of(config: TrainConfig) -> torch.device:
+    """Return where a run computes, and set its threads; UsageError for a CUDA device that is not there."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("train.device = 'cuda', but torch finds no CUDA device", remedy="use auto or cpu")
     use = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -178,12 +220,6 @@ def _fresh_net(config: TrainConfig, told: Feedback) -> tuple[ResNet, LoadReport 
     report = load_pretrained(net, config.weights)
     told.say(f"{config.weights}: {report}")
     return net, report
-
-
-def _write_head(out: Path, config: TrainConfig, split: Sequence[SplitRecord]) -> None:
-    write_json(out / "config.json", as_dict(config))
-    write_json(out / "environment.json", environment(config.seed))
-    write_split(out / "split.csv", list(split))
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -237,9 +273,16 @@ class _RunWatcher:
     """Saves the run as it goes, and stops it when asked."""
 
     def __init__(
-        self, state: TrainState, config: TrainConfig, out: Path, meta: dict[str, Any], told: Feedback
+        self,
+        state: TrainState,
+        config: TrainConfig,
+        place: RunPlace,
+        meta: dict[str, Any],
+        told: Feedback,
+        ready: Callable[[nn.Module], nn.Module],
     ) -> None:
-        self.state, self.config, self.out, self.meta, self.told = state, config, out, meta, told
+        self.state, self.config, self.place, self.meta, self.told = state, config, place, meta, told
+        self.out, self.ready = place.out, ready
         self.stop = threading.Event()
         self.saved = time.monotonic()
 
@@ -253,7 +296,8 @@ class _RunWatcher:
         # before `last`: a stop between the two repeats the epoch and loses nothing
         if best or self.config.keep == "last":
             figures = {key: value for key, value in row.items() if key.startswith("val_")}
-            save_run(self.out, self.state.judged, {**self.meta, "epoch": row["epoch"], "metrics": figures})
+            record = {**self.meta, "epoch": row["epoch"], "metrics": figures}
+            save_run(self.out, self.ready(self.state.judged), record)
         self._save()
         self.record()
         self.told.say(
@@ -271,7 +315,7 @@ class _RunWatcher:
         draw_curves(history, kept, self.out / "curves.png")
 
     def _save(self) -> None:
-        self.state.save(self.out / LAST, as_dict(self.config))
+        self.state.save(self.out / LAST, self.place.settings)
         self.saved = time.monotonic()
 
 

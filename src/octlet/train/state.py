@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from octlet.models.resnet import ResNet
 from octlet.train.checkpoint import read_tensors, write_tensors
 from octlet.train.config import TrainConfig
 
@@ -53,22 +52,18 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """The live objects of a run."""
+    """The live objects of a run. `net` maps scans (N, 1, S, S) to `octlet.models.resnet.Outputs`."""
 
-    net: ResNet
+    net: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     scaler: torch.amp.GradScaler
     progress: Progress
 
     @property
-    def judged(self) -> ResNet:
+    def judged(self) -> nn.Module:
         """The network that is validated and kept: the averaged one if there is one."""
-        if self.average is None:
-            return self.net
-        averaged = self.average.module
-        assert isinstance(averaged, ResNet)  # noqa: S101  (torch types it as any module)
-        return averaged
+        return self.net if self.average is None else self.average.module
 
     def save(self, path: Path, config: dict[str, Any]) -> None:
         """Write all of it to one safetensors file."""
@@ -102,7 +97,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def new_state(net: ResNet, config: TrainConfig, device: torch.device) -> TrainState:
+def new_state(net: nn.Module, config: TrainConfig, device: torch.device) -> TrainState:
     """Return the state of a run that has not begun; `net` is moved to `device`."""
     net = net.to(device)
     if device.type == "cpu":
@@ -116,7 +111,7 @@ def new_state(net: ResNet, config: TrainConfig, device: torch.device) -> TrainSt
     return TrainState(net, optimizer, average, torch.amp.GradScaler("cuda", enabled=half), Progress())
 
 
-def make_optimizer(net: ResNet, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Return Adam(W) over three groups: kernels, everything that must not decay, and the head.
 
     Each group carries `share`, its peak learning rate relative to `config.lr`.

@@ -1,0 +1,6 @@
+"""Making a trained network small: quantisation."""
+
+import logging
+
+for _name in ("torchao", "torch.utils._pytree"):  # on every import they tell of GPU kernels and of each other
+    logging.getLogger(_name).setLevel(logging.ERROR)

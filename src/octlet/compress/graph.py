@@ -1,0 +1,174 @@
+"""A float network, its twin with rounding simulated, and the integer network that the twin becomes."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
+
+from octlet.compress.config import QuantConfig
+from octlet.compress.fakequant import ActivationFakeQuant, Watch, WeightFakeQuant
+from octlet.compress.quantizer import CONVOLUTIONS, OctletQuantizer, is_excluded, layer_name
+from octlet.core.errors import UsageError
+from octlet.models.resnet import Outputs, ResNet
+
+_ATEN = torch.ops.aten
+_TRAINING = 5  # which argument of aten.batch_norm says whether it trains
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A quantised convolution: its name, and what rounds its weights and the activation that it writes."""
+
+    name: str
+    weights: WeightFakeQuant
+    output: ActivationFakeQuant
+
+
+class FakeQuantised(nn.Module):
+    """A network with rounding simulated; maps scans (N, 1, S, S) to `Outputs`, as the float network does.
+
+    Attributes:
+        graph: the prepared graph.
+        layers: names of all convolutions, in the order of computation, the final linear layer last.
+        quantised: those of them that are rounded.
+    """
+
+    def __init__(self, net: ResNet, config: QuantConfig, size: int) -> None:
+        """Prepare a copy of `net`; ranges are unknown until calibrated or loaded.
+
+        Raises UsageError for an exclusion that names no layer.
+        """
+        super().__init__()
+        with _hushed():
+            graph = _exported(net, size)
+            self.layers = tuple(layer_name(node) for node in _convolutions(graph))
+            _check_exclusions(config.exclude, self.layers)
+            graph = prepare_qat_pt2e(graph, OctletQuantizer(config.weights_bits, config.exclude))
+        self.graph = graph
+        self.quantised = tuple(self._find_layers(graph, config.exclude))
+        self.frozen, self.size = False, size
+
+    def _find_layers(self, graph: GraphModule, exclude: tuple[str, ...]) -> Iterator[Layer]:
+        for name, node in zip(self.layers, _convolutions(graph), strict=True):
+            if not is_excluded(name, exclude):
+                weights = graph.get_submodule(str(node.all_input_nodes[1].target))
+                output = graph.get_submodule(str(_rounding_after(node).target))
+                assert isinstance(weights, WeightFakeQuant)  # noqa: S101  (what the quantizer asked for)
+                assert isinstance(output, ActivationFakeQuant)  # noqa: S101
+                yield Layer(name, weights, output)
+
+    def forward(self, scans: Tensor) -> Outputs:
+        """Map scans (N, 1, S, S) to `Outputs`."""
+        return Outputs(*self.graph(scans))
+
+    def train(self, mode: bool = True) -> "FakeQuantised":
+        """Let batch norms that are not frozen use the batch's figures (or, with False, the running ones)."""
+        self.training = mode
+        changed = False
+        for node in self.graph.graph.nodes:
+            if node.target is _ATEN.batch_norm.default and node.args[_TRAINING] != (mode and not self.frozen):
+                node.args = (*node.args[:_TRAINING], mode and not self.frozen, *node.args[_TRAINING + 1 :])
+                changed = True
+        if changed:
+            self.graph.recompile()
+        return self
+
+    def freeze_batch_norm(self) -> None:
+        """Let batch norms use their running figures from now on, in training too."""
+        if not self.frozen:
+            self.frozen = True
+            self.train(self.training)
+
+    def activations(self) -> list[ActivationFakeQuant]:
+        """Return what rounds activations, each once."""
+        return [each for each in self.modules() if isinstance(each, ActivationFakeQuant)]
+
+    def watch(self, what: Watch) -> None:
+        """Set what the observers of activations do."""
+        for each in self.activations():
+            each.watch = what
+
+    def round(self, on: bool) -> None:
+        """Switch all rounding on or off."""
+        for each in self.modules():
+            if isinstance(each, ActivationFakeQuant | WeightFakeQuant):
+                each.rounds = on
+
+    def lighten(self) -> None:
+        """Make the training of convolution and batch norm cheaper; the result cannot be converted.
+
+        torchao scales the weights by the batch norm's factor before rounding and divides the output by it.
+        With straight-through gradients the two cancel, so that the factor needs none, and the division, as
+        a product with a constant, can stay in the arithmetic of the convolution.
+        """
+        graph = self.graph.graph
+        for node in list(graph.nodes):
+            if node.target is not _ATEN.div.Tensor or node.all_input_nodes[0].target not in CONVOLUTIONS:
+                continue
+            factor = node.all_input_nodes[1].all_input_nodes[0]
+            with graph.inserting_after(factor):
+                constant = graph.call_function(_ATEN.detach.default, (factor,))
+            factor.replace_all_uses_with(
+                constant, delete_user_cb=lambda user, keep=constant: user is not keep
+            )
+            node.target = _rescaled
+        graph.lint()
+        self.graph.recompile()
+
+    def converted(self) -> GraphModule:
+        """Return the integer network, in eval mode: each rounding an explicit quantise-dequantise pair."""
+        self.eval()
+        self.watch(Watch.NOTHING)
+        self.round(True)
+        with torch.no_grad(), _hushed():  # a pass, so that every weight has its scale
+            parameter = next(self.parameters())
+            self(torch.zeros(1, 1, self.size, self.size, device=parameter.device))
+            graph: GraphModule = convert_pt2e(copy.deepcopy(self.graph))
+        return graph
+
+
+def _exported(net: ResNet, size: int) -> GraphModule:
+    example = torch.zeros(2, net.spec.channels, size, size)
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(copy.deepcopy(net).train(), (example,), dynamic_shapes=shapes, strict=True)
+    module = program.module()
+    assert isinstance(module, GraphModule)  # noqa: S101  (torch types it as any module)
+    return module
+
+
+def _convolutions(graph: GraphModule) -> list[Node]:
+    return [node for node in graph.graph.nodes if node.target in CONVOLUTIONS]
+
+
+def _rounding_after(node: Node) -> Node:
+    """Return the call that rounds what `node`, through batch norm and ReLU, writes."""
+    while node.op != "call_module":
+        (node,) = (user for user in node.users if user.op in ("call_module", "call_function"))
+    return node
+
+
+def _check_exclusions(patterns: tuple[str, ...], layers: tuple[str, ...]) -> None:
+    for pattern in patterns:
+        if not any(is_excluded(layer, (pattern,)) for layer in layers):
+            raise UsageError(
+                f"no layer is called '{pattern}'",
+                remedy=f"layers are {', '.join(layers[:4])} ... {layers[-1]}",
+            )
+
+
+def _rescaled(x: Tensor, factor: Tensor) -> Tensor:
+    return x * (1 / factor).to(x.dtype)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Silence the deprecation warnings that torch and torchao raise about each other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

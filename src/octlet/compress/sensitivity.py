@@ -1,0 +1,98 @@
+"""Which layers bear 8 bits badly: each layer's rounding alone, against none."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from octlet.compress.graph import FakeQuantised
+from octlet.core.files import replacing, write_text
+from octlet.data.index import Progress
+from octlet.train.loop import Fold
+
+SCANS = 32
+BATCH = 16
+COLOUR = "#0072b2"
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What rounding one layer's weights, and the activation that it writes, does to the answers.
+
+    Attributes:
+        layer: its name.
+        divergence: mean KL divergence of the answers from the float network's, nats.
+        changed: share of scans that get another label.
+        weights: how many weights it has.
+    """
+
+    layer: str
+    divergence: float
+    changed: float
+    weights: int
+
+
+def sensitivity(twin: FakeQuantised, fold: Fold, progress: Progress) -> list[LayerCost]:
+    """Round each layer alone and rank them, the most sensitive first.
+
+    Args:
+        twin: calibrated, on the CPU; left with all rounding on.
+        fold: validation scans, of which the first `SCANS` of a fixed draw are used.
+        progress: a wrapper of a counting iterable.
+    """
+    picks = np.sort(np.random.default_rng(0).permutation(len(fold))[:SCANS])
+    twin.eval()
+    twin.round(False)
+    reference = _log_shares(twin, fold, picks)
+    sizes = {name.removesuffix(".weight"): p.numel() for name, p in twin.graph.named_parameters()}
+    costs = []
+    for k in progress(range(len(twin.quantised))):
+        layer = twin.quantised[k]
+        layer.weights.rounds = layer.output.rounds = True
+        found = _log_shares(twin, fold, picks)
+        layer.weights.rounds = layer.output.rounds = False
+        divergence = (np.exp(reference) * (reference - found)).sum(1).mean()
+        changed = (reference.argmax(1) != found.argmax(1)).mean()
+        costs.append(LayerCost(layer.name, float(divergence), float(changed), sizes[layer.name]))
+    twin.round(True)
+    return sorted(costs, key=lambda cost: -cost.divergence)
+
+
+def _log_shares(twin: FakeQuantised, fold: Fold, picks: NDArray[np.int64]) -> NDArray[np.float64]:
+    rows = []
+    with torch.inference_mode():
+        for first in range(0, len(picks), BATCH):
+            scans, _ = fold.batch(picks[first : first + BATCH], torch.device("cpu"))
+            rows.append(twin(scans).logits.double().log_softmax(1).numpy())
+    return np.concatenate(rows)
+
+
+def write_sensitivity(out: Path, costs: Sequence[LayerCost]) -> None:
+    """Write sensitivity.csv and sensitivity.png."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(asdict(costs[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(cost) for cost in costs)
+    write_text(out / "sensitivity.csv", buffer.getvalue())
+    _draw(out / "sensitivity.png", costs[:25])
+
+
+def _draw(path: Path, costs: Sequence[LayerCost]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.2 + 0.24 * len(costs)), layout="constrained")
+    axes = figure.subplots()
+    rows = range(len(costs))
+    axes.barh(rows, [cost.divergence for cost in costs], color=COLOUR, height=0.7)
+    axes.set_yticks(rows, [cost.layer for cost in costs], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("KL divergence from the float network, nats a scan")
+    axes.set_title(f"Rounding one layer alone: the {len(costs)} most sensitive", fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")

@@ -1,0 +1,144 @@
+"""A network with rounding simulated becomes ONNX with Q/DQ nodes, and the proof that it runs in integers."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from octlet.compress.graph import FakeQuantised
+from octlet.core.errors import GateError
+from octlet.core.image import normalise
+from octlet.data.index import Progress
+from octlet.export.onnx import export_module
+from octlet.runtime.engines import onnxruntime
+
+AGREEMENT = 0.995
+LOGIT_BOUND = 0.05  # largest difference of a logit, as a share of the range of all
+BATCH = 8
+# what an optimised graph calls these when they are computed in float
+_FLOAT = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Sum")
+
+
+@dataclass(frozen=True)
+class IntegerModel:
+    """An ONNX file with Q/DQ nodes and the torch module that it was exported from."""
+
+    onnx: bytes
+    converted: nn.Module
+
+
+def to_qdq(twin: FakeQuantised, size: int) -> IntegerModel:
+    """Return `twin` as ONNX: int8 weights, uint8 activations, a Q/DQ pair at every rounding.
+
+    Convolutions carry the names of their layers, so that what is said of a node can be found in the network.
+    """
+    converted = twin.converted()
+    model = export_module(converted, size)
+    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
+    for node, name in zip(nodes, twin.layers, strict=True):
+        node.name = name
+    onnx.checker.check_model(model, full_check=True)
+    return IntegerModel(model.SerializeToString(deterministic=True), converted)
+
+
+def check_placement(model: bytes, excluded: Sequence[str] = ()) -> dict[str, int]:
+    """Read back what ONNX Runtime makes of a Q/DQ model on this machine; return its operators' counts.
+
+    Raises GateError naming every convolution, sum or matrix product that is computed in float, unless its
+    layer is in `excluded`.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(place)
+        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(place).graph
+    left = [node.name for node in graph.node if node.op_type in _FLOAT]
+    wrong = [name for name in left if not any(_is_of(name, layer) for layer in excluded)]
+    if wrong:
+        rule = f"ONNX Runtime computes {', '.join(wrong[:5])} in float, {len(wrong)} nodes in all"
+        raise GateError(rule, remedy="a layer that is meant to is named with 'octlet quantize --exclude'")
+    return dict(Counter(node.op_type for node in graph.node))
+
+
+def _is_of(node: str, layer: str) -> bool:
+    """Tell whether an optimised node came from a layer: fusions add to the name, after an underscore."""
+    return node == layer or node.startswith(layer + "_")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near two ways of computing the same integer network are, on the same images.
+
+    Attributes:
+        images: how many.
+        agreement: share that gets the same label.
+        logits: largest difference of a logit, as a share of the range of all.
+    """
+
+    images: int
+    agreement: float
+    logits: float
+
+    def check(self, what: str) -> None:
+        """Raise GateError where labels or logits differ by more than `AGREEMENT` and `LOGIT_BOUND` allow."""
+        if self.agreement < AGREEMENT or self.logits > LOGIT_BOUND:
+            raise GateError(
+                f"{what} agree on {self.agreement:.2%} of {self.images} images, logits differ by up to "
+                f"{self.logits:.1%} of their range; {AGREEMENT:.1%} and {LOGIT_BOUND:.0%} are asked for"
+            )
+
+
+def check_integers(
+    model: IntegerModel, twin: FakeQuantised, pixels: NDArray[np.uint8], progress: Progress = iter
+) -> dict[str, Any]:
+    """Compute the same images three ways: rounding simulated, converted, and in ONNX Runtime's integers.
+
+    Args:
+        model: of `to_qdq`.
+        twin: what it was made from.
+        pixels: uint8 (N, S, S).
+        progress: a wrapper of a counting iterable.
+
+    Returns:
+        {"converted": `Parity` of simulated against converted, "onnxruntime": of simulated against ONNX
+        Runtime}, as dicts.
+
+    Raises GateError where they are too far apart.
+    """
+    engine = onnxruntime.load(model.onnx, pixels.shape[-1], torch.get_num_threads())
+    found: dict[str, list[NDArray[np.float32]]] = {"simulated": [], "converted": [], "onnxruntime": []}
+    twin.eval()
+    with torch.inference_mode():
+        for k in progress(range(-(-len(pixels) // BATCH))):
+            batch = normalise(pixels[k * BATCH : (k + 1) * BATCH])
+            scans = torch.from_numpy(batch)
+            found["simulated"].append(twin(scans).logits.numpy())
+            found["converted"].append(model.converted(scans)[0].numpy())
+            found["onnxruntime"].append(engine.run(batch).logits)
+    whole = {key: np.concatenate(parts) for key, parts in found.items()}
+    result = {}
+    for key in ("converted", "onnxruntime"):
+        parity = parity_of(whole["simulated"], whole[key])
+        parity.check(f"the simulated and the {key} network")
+        result[key] = asdict(parity)
+    return result
+
+
+def parity_of(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> Parity:
+    """Compare logits (N, K) with logits (N, K)."""
+    same = expected.argmax(1) == actual.argmax(1)
+    spread = float(expected.max() - expected.min())
+    largest = float(np.abs(expected - actual).max())
+    return Parity(len(expected), float(same.mean()), largest / spread if spread else float(largest > 0))
