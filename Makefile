@@ -1,11 +1,12 @@
 # make demo   scans to report on simulated scans, minutes on two cores
 # make test   lint, types, import contracts, tests
 # make real   the runs behind docs/results; needs OCTLET_DATA and OCTLET_WEIGHTS
+# make int8   quantises what make real left, the same way
 PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types contracts pytest real clean
+.PHONY: demo test lint types contracts pytest real int8 clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -40,6 +41,13 @@ real: .venv/ready
 	cp real/seed/fold-0/train/metrics.jsonl docs/results/seed-resnet101/training.jsonl
 	$(BIN)/python benchmarks/prior_shift.py real/finetune docs/results/prior-shift.csv
 	$(BIN)/python benchmarks/shape_leak.py docs/results/shape-leak.csv
+
+int8: .venv/ready
+	benchmarks/int8_folds.sh "ptq qat" 0 1 2 3 4
+	benchmarks/int8_folds.sh "ptq-4bit qat-4bit qat-linear" 0
+	for variant in ptq qat; do $(BIN)/octlet evaluate real/int8/fold-?/$$variant/evaluation/predictions.csv \
+	    --out real/int8/$$variant; done
+	$(BIN)/python benchmarks/int8.py docs/results/int8-cost.csv
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Octlet needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BIN:-.venv/bin}
+images=${IMAGES:-512} # on which export compares integers with their simulation: a second an image
 from=real/finetune
 to=real/int8
 shift_=0.25 # the prior shift of recipes/real.toml
@@ -13,9 +14,9 @@ settings() { # the options of each variant
     case $1 in
     ptq) echo "--method ptq --observer histogram" ;;
     ptq-4bit) echo "--method ptq --observer histogram --weights-bits 4" ;;
-    qat) echo "--method qat --epochs 2" ;;
-    qat-4bit) echo "--method qat --weights-bits 4 --epochs 4 --lr 1e-4" ;;
-    qat-linear) echo "--method qat-linear --epochs 2" ;;
+    qat) echo "--method qat --distil 1 --epochs 2 --lr 5e-6" ;;
+    qat-4bit) echo "--method qat --weights-bits 4 --distil 1 --epochs 3 --lr 1e-4" ;;
+    qat-linear) echo "--method qat-linear --distil 0 --epochs 2 --lr 1e-5" ;;
     *) echo "no such variant: $1" >&2 && exit 2 ;;
     esac
 }
@@ -36,7 +37,7 @@ for k in "$@"; do
             touch "$here/quantised"
         fi
         [ -e "$here/model.octlet" ] || "$bin/octlet" export "$here/train" --out "$here/model.octlet" \
-            --name "octlet-resnet101v2-$variant" | tee "$here/export.txt"
+            --name "octlet-resnet101v2-$variant" --images "$images" | tee "$here/export.txt"
         [ -e "$here/evaluation/metrics.json" ] || "$bin/octlet" evaluate "$here/model.octlet" "$OCTLET_DATA" \
             --split "$from/split/fold-$k.csv" --out "$here/evaluation" >"$here/evaluate.txt"
     done

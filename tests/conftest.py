@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,29 @@ def model_file(tiny_run: Path) -> Path:
 
     export_run(tiny_run, tiny_run.parent / "model.octlet", name="tiny")
     return tiny_run.parent / "model.octlet"
+
+
+@pytest.fixture(scope="session")
+def quick_folding() -> Callable[[], AbstractContextManager[None]]:
+    """Save most of what torchao spends on a conversion, the same for nets of any size.
+
+    To fold batch norms it traces patterns of four kinds of convolution, of which our networks have one.
+    """
+    from torch.nn.functional import conv2d
+    from torchao.quantization.pt2e import qat_utils
+
+    whole = qat_utils._fold_conv_bn_qat_helper
+
+    @contextmanager
+    def quick() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                qat_utils,
+                "_fold_conv_bn_qat_helper",
+                lambda graph, kind, *rest, **named: (
+                    whole(graph, kind, *rest, **named) if kind is conv2d else graph
+                ),
+            )
+            yield
+
+    return quick

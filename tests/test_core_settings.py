@@ -1,10 +1,11 @@
+import json
 from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 
 from octlet.core.errors import UsageError
-from octlet.core.settings import from_mapping, parse_override
+from octlet.core.settings import as_dict, from_mapping, parse_override
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,37 @@ def test_overrides_are_toml_or_a_bare_word_and_never_code(text, value):
 def test_an_override_needs_an_equals_sign():
     with pytest.raises(UsageError, match="KEY=VALUE"):
         parse_override("epochs")
+
+
+@dataclass(frozen=True)
+class Menu:
+    dishes: tuple[str, ...] = ()
+    prices: tuple[float, ...] = (1.0,)
+
+
+def test_lists_become_tuples_and_lists_again():
+    made = from_mapping(Menu, {"dishes": ["soup", "fish"], "prices": [3, 4.5]}, "menu")
+    assert made == Menu(("soup", "fish"), (3.0, 4.5))
+    assert [type(price) for price in made.prices] == [float, float]
+    assert from_mapping(Menu, {"dishes": ("soup",)}, "menu").dishes == ("soup",)
+    plain = as_dict(made)
+    assert plain == {"dishes": ["soup", "fish"], "prices": [3.0, 4.5]}
+    assert json.loads(json.dumps(plain)) == plain
+    assert from_mapping(Menu, plain, "menu") == made
+    key, value = parse_override('dishes=["soup", "pie"]')
+    assert from_mapping(Menu, {key: value}, "menu").dishes == ("soup", "pie")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dishes": "soup"}, "menu.dishes = 'soup' is not of type tuple"),
+        ({"dishes": ["soup", 3]}, "menu.dishes = 3 is not of type str"),
+        ({"dishes": {"soup": 1}}, "not of type tuple"),
+        ({"prices": ["free"]}, "menu.prices = 'free' is not of type float"),
+    ],
+)
+def test_a_tuple_takes_no_other_shape_and_no_other_type(values, words):
+    with pytest.raises(UsageError, match="menu") as caught:
+        from_mapping(Menu, values, "menu")
+    assert words in str(caught.value)

@@ -26,6 +26,7 @@ from octlet.runtime.engines import onnxruntime
 from octlet.runtime.predictor import Predictor
 from octlet.runtime.verify import compare, read_golden, verify
 from octlet.train.checkpoint import load_run, save_run
+from octlet.train.prior import shift_prior
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +177,12 @@ def test_a_prior_shift_moves_logits_and_maps_by_its_closed_form(tiny_run: Path, 
     np.testing.assert_allclose((scores[1].cam - scores[0].cam).mean((2, 3)), moved[None], atol=1e-4)
     with pytest.raises(ModelFileError, match="every class"):
         export_run(tiny_run, tmp_path / "model.octlet", prior_shift=0.5)
+    shifted = load_run(tmp_path / "run")
+    shift_prior(shifted, 0.5, tmp_path)
+    save_run(tmp_path / "run", shifted.net, shifted.meta)
+    export_run(tmp_path / "run", tmp_path / "model.octlet")
+    again = Predictor.open(tmp_path / "model.octlet").run([gray])
+    np.testing.assert_allclose(again.logits, scores[1].logits, atol=1e-4)
+    assert open_bundle(tmp_path / "model.octlet").manifest.training["prior_shift"] == 0.5
+    with pytest.raises(UsageError, match=r"already shifted, by 0\.5"):
+        export_run(tmp_path / "run", tmp_path / "model.octlet", prior_shift=0.5)

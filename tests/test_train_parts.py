@@ -36,6 +36,13 @@ def test_one_cycle_is_torchs(total, warmup):
         theirs.step()
 
 
+def test_a_warm_up_of_one_step_begins_at_the_peak():
+    rates = [one_cycle(step, 10, 0.02, 0.1) for step in range(10)]
+    assert rates[0] == 0.02
+    assert rates == sorted(rates, reverse=True)
+    assert math.isclose(rates[-1], 0.02 / 25 / 1e4)
+
+
 def batch() -> torch.Tensor:
     return torch.rand(6, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
 

@@ -26,7 +26,7 @@ from octlet.export.package import export_run
 @click.option("--licence", default="", help="Licence and attribution of the weights, for the model card.")
 @click.option(
     "--images",
-    type=click.IntRange(min=500),
+    type=click.IntRange(min=200),
     default=512,
     show_default=True,
     help="Simulated scans to compare a quantised network on.",

@@ -71,7 +71,7 @@ def command(
     if extra := set(tables) - {"quantize", "train"}:
         raise click.UsageError(f"--set {sorted(extra)[0]}...: the tables are quantize and train")
     config = from_mapping(QuantConfig, tables["quantize"], "quantize")
-    place = out or run.with_name(f"{run.resolve().name}-{config.method}")
+    place = out or (run if run.name else run.resolve()).with_name(f"{run.resolve().name}-{config.method}")
     with bar_feedback(as_json) as feedback:
         result = quantize_run(
             run,

@@ -22,10 +22,11 @@ class QuantConfig:
         percentile: share of an activation's values that "percentile" keeps, in per cent.
         calibration: training scans that are shown to the observers, without augmentation.
         exclude: layers that stay in float, by name or pattern: "layer1.*".
-        prior_shift: see `octlet.compress.prior.shift_prior`; it belongs before the rounding.
+        prior_shift: see `octlet.train.prior.shift_prior`; it belongs before the rounding.
         freeze_observers: share of the training steps after which activation ranges stand still.
         freeze_batch_norm: share of the training steps after which batch norms use their running averages.
-        distil: weight of the float network's answers in the training loss, 0 for none.
+        distil: weight of the float network's answers in the training loss, 0 for none. With 1 the labels,
+            which the network may know by heart, do not pull it away from what was tested.
         temperature: that softens both answers (Hinton et al. 2015).
     """
 
@@ -38,7 +39,7 @@ class QuantConfig:
     prior_shift: float = 0.0
     freeze_observers: float = 0.5
     freeze_batch_norm: float = 0.5
-    distil: float = 0.5
+    distil: float = 1.0
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
@@ -62,8 +63,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 # What a training of few epochs from a good network needs, over the settings of the run that it starts from.
 QAT_TRAINING: dict[str, Any] = {
     "weights": "",
-    "epochs": 3,
-    "lr": 2e-5,
+    "epochs": 2,
+    "lr": 5e-6,
     "head_lr": 0.0,
     "weight_decay": 0.0,
     "warmup": 0.1,

@@ -38,7 +38,7 @@ class _RoundWeights(torch.autograd.Function):
 
     @staticmethod
     def forward(_ctx: Any, w: Tensor, scale: Tensor) -> Tensor:
-        return w.div(scale).round_().mul_(scale)
+        return w.mul(1 / scale).round_().mul_(scale)  # as the conversion does: a quotient may round otherwise
 
     @staticmethod
     def backward(_ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -78,7 +78,7 @@ class ActivationFakeQuant(FakeQuantizeBase):  # type: ignore[misc]
         elif self.watch is Watch.COUNT:
             counts = torch.histc(x.float(), BINS, float(self.low), float(self.high)).double()
             self.counts = counts if self.counts is None else self.counts + counts
-        elif self.watch is Watch.FOLLOW:
+        elif self.watch is Watch.FOLLOW and self.training:
             some = x[::4]  # an average over many steps needs no more of each
             self.low.lerp_(some.amin().float(), self.averaging)
             self.high.lerp_(some.amax().float(), self.averaging)

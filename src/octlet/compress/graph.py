@@ -68,7 +68,10 @@ class FakeQuantised(nn.Module):
         return Outputs(*self.graph(scans))
 
     def train(self, mode: bool = True) -> "FakeQuantised":
-        """Let batch norms that are not frozen use the batch's figures (or, with False, the running ones)."""
+        """Let batch norms that are not frozen use the batch's figures (or, with False, the running ones).
+
+        Without training no range follows the scans, whatever is watched: validation leaves nothing behind.
+        """
         self.training = mode
         changed = False
         for node in self.graph.graph.nodes:
@@ -77,6 +80,8 @@ class FakeQuantised(nn.Module):
                 changed = True
         if changed:
             self.graph.recompile()
+        for each in self.activations():
+            each.training = mode
         return self
 
     def freeze_batch_norm(self) -> None:
@@ -104,8 +109,9 @@ class FakeQuantised(nn.Module):
         """Make the training of convolution and batch norm cheaper; the result cannot be converted.
 
         torchao scales the weights by the batch norm's factor before rounding and divides the output by it.
-        With straight-through gradients the two cancel, so that the factor needs none, and the division, as
-        a product with a constant, can stay in the arithmetic of the convolution.
+        Without rounding the two cancel exactly, with it up to the rounding's residual, so that the factor is
+        given no gradient, and the division, as a product with a constant, can stay in the arithmetic of the
+        convolution.
         """
         graph = self.graph.graph
         for node in list(graph.nodes):

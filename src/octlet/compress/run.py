@@ -116,6 +116,9 @@ def quantize_run(
     if sensitivity and config.method == "qat-linear":
         raise UsageError("qat-linear rounds one layer", remedy="--sensitivity goes with ptq and qat")
     trained = load_run(run)
+    if "quantization" in trained.meta:  # by torchao, in its last layer
+        rule = "a quantised run; this takes a float one"
+        raise ModelFileError(rule, path=run, remedy="give the run that it was quantised from")
     settings = training_config(trained.meta, training)
     place = RunPlace(
         out, as_dict(settings) | {"quantize": as_dict(config)}, read_split(run / "split.csv"), resume
@@ -201,7 +204,8 @@ class _Job:
     def _meta(self, **more: Any) -> dict[str, Any]:
         told = as_dict(self.config) | {"torchao": version("torchao")} | more
         kept = {key: value for key, value in self.trained.meta.items() if key not in ("metrics", "epoch")}
-        return kept | {"quantization": told, "config": as_dict(self.settings), "float": self._origin()}
+        kept |= {"size": self.settings.size, "config": as_dict(self.settings)}
+        return kept | {"quantization": told, "float": self._origin()}
 
     def _origin(self) -> dict[str, Any]:
         return {key: self.trained.meta.get(key) for key in ("config", "epoch", "metrics")}

@@ -26,8 +26,9 @@ kind of scan or a photograph of something else. A probability is not a measured 
 {data}
 
 ## Network
-{parameters:,} parameters, family {family}, float32, {bytes:,} bytes of ONNX. Outputs: `logits` (N, {count}),
-`cam` (N, {count}, h, w), the class activation maps whose means are the logits, and `embedding` (N, {width}).
+{parameters:,} parameters, family {family}, {bytes:,} bytes of ONNX; {arithmetic}. Outputs:
+`logits` (N, {count}), `cam` (N, {count}, h, w), the class activation maps whose means are the logits, and
+`embedding` (N, {width}).
 
 ## Preprocessing
 The scan as 8-bit gray; white padding cut off; of the height a window about the retina; each axis scaled by
@@ -59,6 +60,7 @@ def render_card(manifest: Manifest, *, parameters: int, onnx_bytes: int, width: 
         data=_data(manifest.training),
         parameters=parameters,
         family=manifest.network["family"],
+        arithmetic=_arithmetic(manifest.training),
         bytes=onnx_bytes,
         width=width,
         size=manifest.preprocessing.size,
@@ -75,8 +77,23 @@ def _data(training: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"- epoch kept: {training['epoch']}"])
 
 
+def _arithmetic(training: Mapping[str, Any]) -> str:
+    how = training.get("quantization")
+    if not how:
+        return "float32"
+    rounded, layers = how["layers"]
+    if how["method"] == "qat-linear":
+        return (
+            f"float32 but for the final layer's weights, which lie on torchao's 4-bit grid ({how['method']})"
+        )
+    return (
+        f"{how['weights_bits']}-bit weights and 8-bit activations in {rounded} of {layers} layers "
+        f"({how['method']}, calibrated on {how['calibrated_on']} training scans)"
+    )
+
+
 def _metrics(metrics: Mapping[str, Any]) -> str:
-    intro = "On the validation fold, which also picked the epoch and is therefore flattering. "
+    intro = "On the validation fold, on which settings were chosen and which is therefore flattering. "
     rest = (
         "Figures on test patients are not in this file: `octlet evaluate model.octlet FOLDER` measures them."
     )

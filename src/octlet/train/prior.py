@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from octlet.core.errors import ModelFileError
+from octlet.core.errors import ModelFileError, UsageError
 from octlet.core.labels import LABELS
 from octlet.train.checkpoint import TrainedRun
 
@@ -18,10 +18,13 @@ def shift_prior(trained: TrainedRun, tau: float, run: Path) -> None:
     threshold for it (post-hoc logit adjustment, Menon et al. 2021, arXiv:2007.07314, section 4.1). As a bias
     it moves logits and maps alike, so the maps' means stay the logits, and costs nothing.
 
-    Raises ModelFileError if the run does not state scans of every class.
+    Raises ModelFileError if the run does not state scans of every class, UsageError if it is shifted already.
     """
     if not tau:
         return
+    if trained.meta.get("prior_shift"):
+        rule = f"its prior is already shifted, by {trained.meta['prior_shift']}"
+        raise UsageError(rule, path=run, remedy="a run is shifted once")
     with torch.no_grad():
         trained.net.fc.bias.sub_(tau * log_shares(trained.meta, run))
     trained.meta["prior_shift"] = tau

@@ -172,7 +172,7 @@ def _check_out(out: Path, settings: dict[str, Any], split: list[SplitRecord], re
     if not last.is_file():
         raise UsageError("there is nothing to resume", path=out, remedy="start it without --resume")
     was = read_tensors(last)[1]["config"]
-    changed = sorted(key for key, value in settings.items() if was.get(key) != value)
+    changed = sorted(key for key in settings.keys() | was.keys() if was.get(key) != settings.get(key))
     if changed:
         rule = f"the settings differ from the run's in {', '.join(changed)}"
         raise UsageError(rule, path=out, remedy="resume with the same settings, or start a new run")

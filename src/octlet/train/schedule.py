@@ -14,7 +14,7 @@ def one_cycle(
     first = peak / start
     turn = warmup * total - 1
     if step <= turn:
-        return _cosine(first, peak, step / turn)
+        return _cosine(first, peak, step / turn if turn else 1.0)
     return _cosine(peak, first / end, (step - turn) / (total - 1 - turn))
 
 

@@ -118,7 +118,7 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
     """
     kernels, plain, head = [], [], []
     for name, parameter in net.named_parameters():
-        if name.startswith("fc."):
+        if ".fc." in f".{name}":  # a twin with rounding has its network one level down
             head.append(parameter)
         elif parameter.numel() > len(parameter):
             kernels.append(parameter)
