@@ -69,11 +69,16 @@ def _print_integers(result: dict[str, Any]) -> None:
         (
             f"simulated against {name}",
             parity["images"],
+            f"{parity['same']:.2%}",
             f"{parity['agreement']:.2%}",
             f"{parity['logits']:.2%}",
         )
         for name, parity in result["integers"].items()
     ]
-    click.echo("\n" + table(("rounding", "images", "same label", "logits off, share of range"), rows) + "\n")
+    click.echo(
+        "\n"
+        + table(("rounding", "images", "same label", "or a tie", "logits off, share of range"), rows)
+        + "\n"
+    )
     counts = sorted(result["operators"].items(), key=lambda each: -each[1])
     click.echo("ONNX Runtime runs " + ", ".join(f"{count} {name}" for name, count in counts))
