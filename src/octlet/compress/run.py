@@ -22,7 +22,7 @@ from octlet.core.settings import as_dict, from_mapping
 from octlet.data.split import read_split
 from octlet.models.resnet import ResNet, build, count_parameters
 from octlet.models.spec import NetSpec
-from octlet.train.checkpoint import BEST, TrainedRun, load_run, read_tensors, save_run
+from octlet.train.checkpoint import BEST, TrainedRun, is_quantised, load_run, read_tensors, save_run
 from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold, validate
 from octlet.train.objective import Distillation
@@ -60,7 +60,7 @@ def load_quantised(folder: Path) -> QuantisedRun:
     Raises ModelFileError for a damaged or another kind of checkpoint.
     """
     tensors, meta = read_tensors(folder / BEST)
-    if meta.get("quantization", {}).get("method") not in ("ptq", "qat"):
+    if not is_quantised(meta):
         raise ModelFileError("not a quantised run", path=folder, remedy="quantise it with 'octlet quantize'")
     with torch.random.fork_rng(devices=[]):
         net = build(NetSpec.from_dict(meta["spec"]))

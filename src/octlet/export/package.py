@@ -35,7 +35,7 @@ from octlet.export.qdq import check_integers, check_placement, to_qdq
 from octlet.models.resnet import count_parameters
 from octlet.models.spec import NetSpec
 from octlet.runtime.verify import GoldenVector, dump_golden
-from octlet.train.checkpoint import load_run, read_record
+from octlet.train.checkpoint import is_quantised, load_run, read_record
 from octlet.train.prior import shift_prior
 
 LICENCE = (
@@ -126,7 +126,7 @@ class _Subject:
 
 
 def _subject(run: Path, prior_shift: float, images: int, progress: Progress) -> _Subject:
-    if read_record(run).get("quantization", {}).get("method") in ("ptq", "qat"):
+    if is_quantised(read_record(run)):
         if prior_shift:
             remedy = "quantise again with 'octlet quantize --prior-shift'"
             raise UsageError("a prior shift belongs before the rounding", path=run, remedy=remedy)

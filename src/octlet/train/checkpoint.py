@@ -72,11 +72,19 @@ def read_record(folder: Path) -> dict[str, Any]:
         InputError: no such folder.
         ModelFileError: no checkpoint in it, or a damaged one.
     """
+    return _open(_kept(folder), with_tensors=False)[1]
+
+
+def is_quantised(meta: Mapping[str, Any]) -> bool:
+    """Tell whether a record is of a network whose every layer is rounded (its tensors are no `ResNet`'s)."""
+    return meta.get("quantization", {}).get("method") in ("ptq", "qat")
+
+
+def _kept(folder: Path) -> Path:
     if not folder.is_dir():
-        raise InputError(
-            "no such run folder", path=folder, remedy="give the folder that 'octlet train' wrote"
-        )
-    return _open(folder / BEST, with_tensors=False)[1]
+        rule = "no such run folder"
+        raise InputError(rule, path=folder, remedy="give the folder that 'octlet train' wrote")
+    return folder / BEST
 
 
 def save_run(folder: Path, net: nn.Module, meta: Mapping[str, Any]) -> None:
@@ -92,10 +100,8 @@ def load_run(folder: str | Path) -> TrainedRun:
         ModelFileError: no checkpoint in it, or a damaged one.
     """
     place = Path(folder)
-    if not place.is_dir():
-        raise InputError("no such run folder", path=place, remedy="give the folder that 'octlet train' wrote")
-    tensors, meta = read_tensors(place / BEST)
-    if meta.get("quantization", {}).get("method") in ("ptq", "qat"):
+    tensors, meta = read_tensors(_kept(place))
+    if is_quantised(meta):
         rule = "a quantised run; this takes a float one"
         raise ModelFileError(rule, path=place, remedy="give the run that it was quantised from")
     with torch.random.fork_rng(devices=[]):  # building draws weights that are overwritten at once
