@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import easy
 import pytest
 from hypothesis import settings
 
@@ -13,6 +14,14 @@ settings.register_profile("octlet", deadline=None, derandomize=True)  # a slow m
 settings.load_profile("octlet")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep prepared scans out of the user's cache, and take none from there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OCTLET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +65,24 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "tiny-run"
     save_run(folder, net, meta)
     return folder
+
+
+@pytest.fixture(scope="session")
+def easy_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of scans that are easy to learn; do not write to it."""
+    root = tmp_path_factory.mktemp("easy")
+    easy.write_bands(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def easy_run(easy_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A resnet18 that has learned the easy scans, without their test fold; do not write to it."""
+    out = tmp_path_factory.mktemp("float") / "run"
+    words = ["--model", "resnet18", "--size", 32, "--batch", 8, "--lr", 0.003, "--epochs", 10, *easy.STILL]
+    kept = easy.result_of("train", "--data", easy_scans, "--out", out, *words)["kept"]
+    assert kept["val_accuracy"] > 0.8
+    return out
 
 
 @pytest.fixture(scope="session")

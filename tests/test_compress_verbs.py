@@ -1,6 +1,5 @@
 """`octlet quantize` and what takes its runs, through the real command: small nets on scans that are easy."""
 
-import contextlib
 import csv
 import io
 import json
@@ -18,9 +17,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image
+from easy import band, command, result_of
 
-from octlet.cli.main import main
 from octlet.compress.graph import FakeQuantised
 from octlet.compress.run import load_quantised
 from octlet.core.bundle import ONNX, open_bundle
@@ -33,62 +31,24 @@ from octlet.runtime.engines import onnxruntime
 from octlet.runtime.verify import verify
 from octlet.train.checkpoint import load_run, read_record, read_tensors
 
-COUNTS = (24, 12, 8, 16)
-# the class is a height: nothing may move it
-STILL = [f"--set={name}=0" for name in ("label_smoothing", "shift", "zoom", "rotate")]
 QAT = ["--method", "qat", "--epochs", "3", "--set", "quantize.calibration=16", "--lr", "1e-4"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, quick_folding) -> Iterator[None]:
+def _quick(quick_folding) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, quick_folding():
         patch.setattr(package, "simulated_scans", cache(package.simulated_scans))  # the same for every file
-        patch.setenv("OCTLET_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
-def band(number: int, rng: np.random.Generator) -> np.ndarray:
-    """A scan whose class, 0 to 3, is the height of a bright band."""
-    pixels = rng.integers(0, 60, (48, 64)).astype(np.uint8)
-    pixels[6 + 10 * number :][:8] += 150
-    return pixels
+@pytest.fixture(scope="module")
+def scans(easy_scans: Path) -> Path:
+    return easy_scans
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("easy")
-    rng = np.random.default_rng(0)
-    for number, (label, count) in enumerate(zip(LABELS, COUNTS, strict=True)):
-        (root / "train" / label).mkdir(parents=True)
-        for k in range(count):
-            file = root / "train" / label / f"{label}-{1000 * number + k}-1.png"
-            Image.fromarray(band(number, rng)).save(file)
-    return root
-
-
-def command(*words: object) -> tuple[int, str, str]:
-    """Run the command in this process; return its exit code and what it said."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(word) for word in words])
-    return code, out.getvalue(), err.getvalue()
-
-
-def result_of(*words: object) -> dict[str, Any]:
-    code, out, err = command(*words, "--json")
-    assert code == 0, err
-    result: dict[str, Any] = json.loads(out)  # one document, and nothing else on stdout
-    return result
-
-
-@pytest.fixture(scope="module")
-def trained(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A resnet18 that has learned the easy scans, without their test fold."""
-    out = tmp_path_factory.mktemp("float") / "run"
-    words = ["--model", "resnet18", "--size", 32, "--batch", 8, "--lr", 0.003, "--epochs", 10, *STILL]
-    kept = result_of("train", "--data", scans, "--out", out, *words)["kept"]
-    assert kept["val_accuracy"] > 0.8
-    return out
+def trained(easy_run: Path) -> Path:
+    return easy_run
 
 
 @pytest.fixture(scope="module")
