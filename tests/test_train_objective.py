@@ -20,7 +20,15 @@ from octlet.models.spec import NetSpec, UnitSpec
 from octlet.train.checkpoint import TrainedRun
 from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold, fit
-from octlet.train.objective import Distillation, Objective, distillation
+from octlet.train.objective import (
+    Distillation,
+    MatchedDistillation,
+    Objective,
+    cam_distance,
+    distillation,
+    on_one_grid,
+    similarity_distance,
+)
 from octlet.train.prior import log_shares, shift_prior
 from octlet.train.state import new_state
 
@@ -118,6 +126,121 @@ def test_the_teacher_computes_in_half_precision_only_where_that_was_asked_for(ha
     teacher = Answers(TEACHER)
     Distillation(0.0, teacher, 0.5, 2.0, half=half).of_logits(STUDENT, SCANS, TRUTH)
     assert teacher.half is half
+
+
+def unit(row: np.ndarray) -> np.ndarray:
+    result: np.ndarray = row / np.sqrt((row**2).sum())
+    return result
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The mean over scans and classes of the squared distance of unit maps, one at a time."""
+    ours, theirs = one.double().numpy(), other.double().numpy()
+    found = [
+        ((unit(ours[n, k].ravel()) - unit(theirs[n, k].ravel())) ** 2).sum()
+        for n in range(len(ours))
+        for k in range(ours.shape[1])
+    ]
+    return float(np.mean(found))
+
+
+def unlike(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The mean over scans of the squared distance of unit rows of similarities, one at a time."""
+    pair = []
+    for each in (one.double().numpy(), other.double().numpy()):
+        table = [[sum(a * b) for b in each] for a in each]
+        pair.append([unit(np.array(row)) for row in table])
+    return float(np.mean([((a - b) ** 2).sum() for a, b in zip(*pair, strict=True)]))
+
+
+MAPS, THEIRS = numbers(5, 3, 4, 6, 5), numbers(6, 3, 4, 6, 5)
+WIDE, NARROW = numbers(7, 6, 12), numbers(8, 6, 5)
+
+
+def test_maps_are_compared_by_where_they_look():
+    assert float(cam_distance(MAPS, THEIRS)) == pytest.approx(apart(MAPS, THEIRS), rel=1e-5)
+    sure = torch.tensor([0.1, 1, 5, 80])[:, None, None]
+    assert float(cam_distance(MAPS * sure, MAPS)) == pytest.approx(0, abs=1e-6)
+    assert float(cam_distance(-MAPS, MAPS)) == pytest.approx(4, rel=1e-5)
+
+
+def test_maps_of_two_sizes_are_compared_on_the_smaller_grid():
+    fine = numbers(9, 3, 4, 12, 15)
+    coarse = fine.reshape(3, 4, 6, 2, 5, 3).mean((3, 5))
+    for one, other in ((fine, THEIRS), (THEIRS, fine)):
+        assert float(cam_distance(one, other)) == pytest.approx(apart(coarse, THEIRS), rel=1e-5)
+    pooled, whole = on_one_grid([fine, THEIRS])
+    assert whole is THEIRS
+    torch.testing.assert_close(pooled.mean((2, 3)), fine.mean((2, 3)))  # the logits
+    tall, wide = on_one_grid([numbers(1, 1, 4, 6, 3), numbers(2, 1, 4, 2, 9)])
+    assert tall.shape == wide.shape == (1, 4, 2, 3)
+
+
+def test_embeddings_of_two_widths_are_compared_by_which_scans_are_alike():
+    assert float(similarity_distance(NARROW, WIDE)) == pytest.approx(unlike(NARROW, WIDE), rel=1e-5)
+    turn = torch.linalg.qr(numbers(3, 12, 12))[0]
+    assert float(similarity_distance(WIDE @ turn, WIDE)) == pytest.approx(0, abs=1e-6)
+    n = len(WIDE)  # the paper's formula: the Frobenius norm over N squared
+    tables = [torch.nn.functional.normalize(each @ each.T, dim=1) for each in (NARROW, WIDE)]
+    paper = (tables[0] - tables[1]).norm() ** 2 / n**2
+    assert float(similarity_distance(NARROW, WIDE)) == pytest.approx(float(paper) * n, rel=1e-5)
+
+
+@pytest.mark.parametrize(("distance", "values"), [(cam_distance, MAPS), (similarity_distance, WIDE)])
+def test_what_is_equal_is_not_moved_and_what_differs_is(distance, values):
+    student = values.clone().requires_grad_()
+    distance(student, values).backward()
+    assert float(student.grad.abs().max()) < 1e-7
+    other = (values + numbers(4, *values.shape)).requires_grad_()
+    before = distance(other, values)
+    before.backward()
+    moved = other.detach() - 0.1 * other.grad / other.grad.norm()
+    assert float(distance(moved, values)) < before.item()
+
+
+@pytest.mark.parametrize(("distance", "values"), [(cam_distance, MAPS), (similarity_distance, WIDE)])
+def test_a_network_that_says_nothing_yet_has_a_finite_gradient(distance, values):
+    student = torch.zeros_like(values).requires_grad_()
+    distance(student, values).backward()
+    assert student.grad.isfinite().all()
+
+
+class Once(nn.Module):
+    def __init__(self, outputs: Outputs) -> None:
+        super().__init__()
+        self.outputs, self.asked = outputs, 0
+
+    def forward(self, scans: torch.Tensor) -> Outputs:
+        self.asked += 1
+        return self.outputs
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("match", ["cam", "features"])
+def test_matching_adds_its_distance_and_asks_the_teacher_once(match, weight):
+    student = Outputs(STUDENT, numbers(10, 7, 4, 6, 5), numbers(11, 7, 12))
+    teacher = Once(Outputs(TEACHER, numbers(12, 7, 4, 6, 5), numbers(13, 7, 5)))
+    objective = MatchedDistillation(0.1, teacher, weight, 2.0, False, match, 3.0)
+    found = float(objective.loss(student, SCANS, TRUTH))
+    hard, soft = cross_entropy(STUDENT, TRUTH, 0.1), divergence(STUDENT, TEACHER, 2.0)
+    told = teacher.outputs
+    added = apart(student.cam, told.cam) if match == "cam" else unlike(student.embedding, told.embedding)
+    assert found == pytest.approx(weight * soft + (1 - weight) * hard + 3 * added, rel=1e-5)
+    assert teacher.asked == 1
+
+
+def test_matching_is_computed_in_float32_whatever_the_networks_arithmetic():
+    halves = Outputs(STUDENT.bfloat16(), numbers(10, 7, 4, 6, 5).bfloat16(), numbers(11, 7, 12).bfloat16())
+    wholes = Outputs(*(each.float() for each in halves))
+    found = [
+        MatchedDistillation(0.0, Once(Outputs(*teacher)), 0.5, 2.0, False, "cam", 1.0).loss(
+            student, SCANS, TRUTH
+        )
+        for student in (halves, wholes)
+        for teacher in (map(torch.neg, halves), map(torch.neg, wholes))
+    ]
+    assert {each.dtype for each in found} == {torch.float32}
+    assert len({float(each) for each in found}) == 1
 
 
 def test_log_shares_are_those_of_the_training_scans():

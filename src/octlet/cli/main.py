@@ -15,7 +15,10 @@ from octlet.core.labels import NOTICE
 VERBS = {
     "data": "Check, split or simulate scans.",
     "train": "Train a network on a checked, patient-safe split.",
+    "distill": "Train a student on the answers of a trained run, or of several.",
+    "prune": "Take channels, units or single weights out of a trained network, step by step.",
     "quantize": "Turn a trained run's weights and activations into 8-bit integers.",
+    "cost": "Count what a network takes: multiplications, parameters, bytes, memory.",
     "export": "Write a trained run as one model file.",
     "verify": "Replay a model file's golden vectors on this machine.",
     "predict": "Classify scans with a model file.",

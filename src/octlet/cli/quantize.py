@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from octlet.cli.train import bar_feedback
-from octlet.cli.ui import json_option, next_step, print_json, table
+from octlet.cli.ui import json_option, next_step, print_json, settings_tables, table
 from octlet.compress.config import METHODS, QuantConfig
-from octlet.core.settings import from_mapping, parse_override
+from octlet.core.settings import from_mapping
 
 
 @click.command()
@@ -61,16 +61,8 @@ def command(
     from octlet.compress.run import quantize_run
     from octlet.data.source import open_source
 
-    tables: dict[str, dict[str, Any]] = {"quantize": {}, "train": {}}
-    tables["quantize"] = {key: value for key, value in named.items() if value not in (None, ())}
-    tables["train"] = {key: value for key, value in (("epochs", epochs), ("lr", lr)) if value is not None}
-    for text in overrides:
-        key, value = parse_override(text)
-        table_name, _, name = key.rpartition(".")
-        tables.setdefault(table_name or "quantize", {})[name] = value
-    if extra := set(tables) - {"quantize", "train"}:
-        raise click.UsageError(f"--set {sorted(extra)[0]}...: the tables are quantize and train")
-    config = from_mapping(QuantConfig, tables["quantize"], "quantize")
+    own, training = settings_tables("quantize", named, {"epochs": epochs, "lr": lr}, overrides)
+    config = from_mapping(QuantConfig, own, "quantize")
     place = out or (run if run.name else run.resolve()).with_name(f"{run.resolve().name}-{config.method}")
     with bar_feedback(as_json) as feedback:
         result = quantize_run(
@@ -78,7 +70,7 @@ def command(
             open_source(data).root,
             place,
             config,
-            tables["train"],
+            training,
             sensitivity=sensitivity,
             resume=resume,
             feedback=feedback,

@@ -1,13 +1,15 @@
 """How every verb speaks: results on stdout, everything else on stderr."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from octlet.core.errors import UsageError
 from octlet.core.files import dump_json
+from octlet.core.settings import parse_override
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +43,30 @@ def scoring_options(function: F) -> F:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def settings_tables(
+    own: str, named: Mapping[str, Any], training: Mapping[str, Any], overrides: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of a verb's own table and those of its training, as the command line gave them.
+
+    Args:
+        own: name of the verb's table: "quantize" in `--set quantize.percentile=99.9`; it may be left out.
+        named: what options gave the verb's table; None and () were not given.
+        training: the same of "train".
+        overrides: texts of `--set`, which win.
+    """
+    tables = {
+        table: {key: value for key, value in given.items() if value not in (None, ())}
+        for table, given in ((own, named), ("train", training))
+    }
+    for text in overrides:
+        key, value = parse_override(text)
+        table, _, name = key.rpartition(".")
+        if (table or own) not in tables:
+            raise UsageError(f"--set {text}: no table '{table}'", remedy=f"the tables are {own} and train")
+        tables[table or own][name] = value
+    return tables[own], tables["train"]
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Making a trained network small: quantisation."""
+"""Making a trained network small: pruning, distillation, quantisation, and what each saves."""
 
 import logging
 

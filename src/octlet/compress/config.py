@@ -1,11 +1,15 @@
-"""Settings of a quantisation."""
+"""Settings of quantisation and pruning."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from octlet.core.errors import UsageError
+from octlet.core.settings import check_ranges
 
 Method = Literal["ptq", "qat-linear", "qat"]
+Importance = Literal["magnitude", "taylor", "batch-norm"]
 METHODS: tuple[Method, ...] = ("ptq", "qat-linear", "qat")
 
 
@@ -43,10 +47,7 @@ class QuantConfig:
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
-            if not low <= getattr(self, name) <= high:
-                rule = f"quantize.{name} = {getattr(self, name)}"
-                raise UsageError(rule, remedy=f"from {low} to {high}")
+        check_ranges(self, "quantize", _RANGES)
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -59,6 +60,83 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("distil", 0.0, 1.0),
     ("temperature", 0.1, 100.0),
 )
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """How a network is cut down in steps, with training between them.
+
+    Attributes:
+        what: "channels" leaves out whole channels, and is faster for it; "weights" sets single weights to
+            zero, which a dense engine does not notice.
+        to_macs: channels: share of the network's multiply-accumulates that is left at the end. Every step
+            takes the same share of what is there.
+        sparsity: weights: share of zeros at the end; every step takes the same share of what is left.
+        steps: how many times channels or weights are ranked, removed, and the network trained.
+        importance: what ranks channels: the norm of their weights, the first-order change of the loss without
+            them (Molchanov et al. 2019), or the scale of their batch norm.
+        scope: whether channels are ranked across the network, or the same share goes from every layer.
+        round_to: channels stay in multiples of this, which integer kernels like.
+        floor: share of a layer's channels that always stays.
+        units: share of the removable residual units that is left out by the end, those that change the
+            answers least.
+        batches: training batches whose gradients give Taylor scores.
+        rewind: weights: what follows the removal: "no" trains gently on; "rate" repeats the training that the
+            run had (Renda et al. 2020, arXiv:2003.02389); "weights" also begins it from the weights that the
+            run began with (Frankle and Carbin 2019, arXiv:1803.03635).
+        last_epochs: of the training after the last step; 0 takes as many as after every step.
+        distil: weight of the dense network's answers in the training loss, 0 for none.
+        temperature: that softens both answers (Hinton et al. 2015).
+    """
+
+    what: Literal["channels", "weights"] = "channels"
+    to_macs: float = 0.5
+    sparsity: float = 0.8
+    steps: int = 5
+    importance: Importance = "magnitude"
+    scope: Literal["global", "layer"] = "layer"
+    round_to: int = 16
+    floor: float = 0.1
+    units: float = 0.0
+    batches: int = 8
+    rewind: Literal["no", "rate", "weights"] = "no"
+    last_epochs: int = 0
+    distil: float = 1.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "prune", _PRUNE_RANGES)
+        if self.rewind != "no" and self.what == "channels":
+            rule = f"prune.rewind = '{self.rewind}' goes with single weights"
+            raise UsageError(rule, remedy="add --unstructured, or leave it")
+
+
+_PRUNE_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("to_macs", 0.001, 1.0),
+    ("sparsity", 0.0, 0.9999),
+    ("steps", 1, 1000),
+    ("round_to", 1, 1024),
+    ("floor", 0.0, 1.0),
+    ("units", 0.0, 1.0),
+    ("batches", 1, 100_000),
+    ("last_epochs", 0, 10_000),
+    ("distil", 0.0, 1.0),
+    ("temperature", 0.1, 100.0),
+)
+
+# What a training between two steps of pruning needs, over the settings of the run that it starts from.
+PRUNE_TRAINING: dict[str, Any] = {
+    "weights": "",
+    "epochs": 2,
+    "lr": 1e-4,
+    "head_lr": 0.0,
+    "warmup": 0.1,
+    "schedule": "one-cycle",
+    "optimizer": "adamw",
+    "keep": "last",
+    "ema": 0.0,
+    "patience": 0,
+}
 
 # What a training of few epochs from a good network needs, over the settings of the run that it starts from.
 QAT_TRAINING: dict[str, Any] = {
@@ -74,3 +152,8 @@ QAT_TRAINING: dict[str, Any] = {
     "ema": 0.0,
     "patience": 0,
 }
+
+
+def is_excluded(layer: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a layer's name matches one of the patterns."""
+    return any(fnmatchcase(layer, pattern) for pattern in patterns)

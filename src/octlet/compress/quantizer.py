@@ -1,7 +1,6 @@
 """Where a residual network is rounded: after every operation that ONNX Runtime can do in integers."""
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 import torch
 from torch.fx import GraphModule, Node
@@ -12,6 +11,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
+from octlet.compress.config import is_excluded
 from octlet.compress.fakequant import ActivationFakeQuant, WeightFakeQuant
 
 _ATEN = torch.ops.aten
@@ -92,8 +92,3 @@ def layer_name(convolution: Node) -> str:
                 return str(node.target).removesuffix(".weight")
             pending.extend(node.all_input_nodes)
     raise ValueError(f"{convolution} reads no parameter")
-
-
-def is_excluded(layer: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a layer's name matches one of the patterns."""
-    return any(fnmatchcase(layer, pattern) for pattern in patterns)

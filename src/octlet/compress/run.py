@@ -22,7 +22,15 @@ from octlet.core.settings import as_dict, from_mapping
 from octlet.data.split import read_split
 from octlet.models.resnet import ResNet, build, count_parameters
 from octlet.models.spec import NetSpec
-from octlet.train.checkpoint import BEST, TrainedRun, is_quantised, load_run, read_tensors, save_run
+from octlet.train.checkpoint import (
+    BEST,
+    TrainedRun,
+    is_quantised,
+    load_float_run,
+    load_run,
+    read_tensors,
+    save_run,
+)
 from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold, validate
 from octlet.train.objective import Distillation
@@ -115,10 +123,7 @@ def quantize_run(
     told = feedback or Feedback()
     if sensitivity and config.method == "qat-linear":
         raise UsageError("qat-linear rounds one layer", remedy="--sensitivity goes with ptq and qat")
-    trained = load_run(run)
-    if "quantization" in trained.meta:  # by torchao, in its last layer
-        rule = "a quantised run; this takes a float one"
-        raise ModelFileError(rule, path=run, remedy="give the run that it was quantised from")
+    trained = load_float_run(run)
     settings = training_config(trained.meta, training)
     place = RunPlace(
         out, as_dict(settings) | {"quantize": as_dict(config)}, read_split(run / "split.csv"), resume

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from octlet.compress.graph import FakeQuantised
 from octlet.core.files import replacing, write_text
@@ -21,7 +22,7 @@ COLOUR = "#0072b2"
 
 
 @dataclass(frozen=True)
-class LayerCost:
+class LayerSensitivity:
     """What rounding one layer's weights, and the activation that it writes, does to the answers.
 
     Attributes:
@@ -37,42 +38,50 @@ class LayerCost:
     weights: int
 
 
-def sensitivity(twin: FakeQuantised, fold: Fold, progress: Progress) -> list[LayerCost]:
+def sensitivity(twin: FakeQuantised, fold: Fold, progress: Progress) -> list[LayerSensitivity]:
     """Round each layer alone and rank them, the most sensitive first.
 
     Args:
         twin: calibrated, on the CPU; left with all rounding on.
-        fold: validation scans, of which the first `SCANS` of a fixed draw are used.
+        fold: validation scans, of which `SCANS` are used.
         progress: a wrapper of a counting iterable.
     """
-    picks = np.sort(np.random.default_rng(0).permutation(len(fold))[:SCANS])
+    sample = fold.sample(SCANS)
     twin.eval()
     twin.round(False)
-    reference = _log_shares(twin, fold, picks)
+    reference = answers(twin, sample)
     sizes = {name.removesuffix(".weight"): p.numel() for name, p in twin.graph.named_parameters()}
     costs = []
     for k in progress(range(len(twin.quantised))):
         layer = twin.quantised[k]
         layer.weights.rounds = layer.output.rounds = True
-        found = _log_shares(twin, fold, picks)
+        found = answers(twin, sample)
         layer.weights.rounds = layer.output.rounds = False
-        divergence = (np.exp(reference) * (reference - found)).sum(1).mean()
         changed = (reference.argmax(1) != found.argmax(1)).mean()
-        costs.append(LayerCost(layer.name, float(divergence), float(changed), sizes[layer.name]))
+        costs.append(
+            LayerSensitivity(layer.name, divergence(reference, found), float(changed), sizes[layer.name])
+        )
     twin.round(True)
     return sorted(costs, key=lambda cost: -cost.divergence)
 
 
-def _log_shares(twin: FakeQuantised, fold: Fold, picks: NDArray[np.int64]) -> NDArray[np.float64]:
+def answers(net: nn.Module, fold: Fold) -> NDArray[np.float64]:
+    """Return the logarithms of the probabilities, float64 (N, K), that a network on the CPU gives a fold."""
     rows = []
+    net.eval()
     with torch.inference_mode():
-        for first in range(0, len(picks), BATCH):
-            scans, _ = fold.batch(picks[first : first + BATCH], torch.device("cpu"))
-            rows.append(twin(scans).logits.double().log_softmax(1).numpy())
+        for first in range(0, len(fold), BATCH):
+            scans, _ = fold.batch(np.arange(first, min(first + BATCH, len(fold))), torch.device("cpu"))
+            rows.append(net(scans).logits.double().log_softmax(1).numpy())
     return np.concatenate(rows)
 
 
-def write_sensitivity(out: Path, costs: Sequence[LayerCost]) -> None:
+def divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    """Return the mean KL divergence of `answers` (N, K) from others, nats."""
+    return float((np.exp(expected) * (expected - found)).sum(1).mean())
+
+
+def write_sensitivity(out: Path, costs: Sequence[LayerSensitivity]) -> None:
     """Write sensitivity.csv and sensitivity.png."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(asdict(costs[0])), lineterminator="\n")
@@ -82,7 +91,7 @@ def write_sensitivity(out: Path, costs: Sequence[LayerCost]) -> None:
     _draw(out / "sensitivity.png", costs[:25])
 
 
-def _draw(path: Path, costs: Sequence[LayerCost]) -> None:
+def _draw(path: Path, costs: Sequence[LayerSensitivity]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 1.2 + 0.24 * len(costs)), layout="constrained")

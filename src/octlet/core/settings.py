@@ -46,6 +46,14 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     return value
 
 
+def check_ranges(settings: Any, where: str, ranges: Iterable[tuple[str, float, float]]) -> None:
+    """Raise UsageError for a field outside its (name, low, high), ends included; NaN is outside."""
+    for name, low, high in ranges:
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise UsageError(f"{where}.{name} = {value}", remedy=f"from {low} to {high}")
+
+
 def parse_override(text: str) -> tuple[str, Any]:
     """Split ``key=value`` into the key and a TOML value; a bare word is a string. UsageError without '='."""
     key, sign, value = text.partition("=")

@@ -102,8 +102,7 @@ def load_run(folder: str | Path) -> TrainedRun:
     place = Path(folder)
     tensors, meta = read_tensors(_kept(place))
     if is_quantised(meta):
-        rule = "a quantised run; this takes a float one"
-        raise ModelFileError(rule, path=place, remedy="give the run that it was quantised from")
+        raise _no_float_run(place)
     with torch.random.fork_rng(devices=[]):  # building draws weights that are overwritten at once
         net = build(NetSpec.from_dict(meta["spec"]))
     try:
@@ -112,3 +111,16 @@ def load_run(folder: str | Path) -> TrainedRun:
         rule = "its tensors do not fit its specification"
         raise ModelFileError(rule, path=place / BEST, remedy="train again") from error
     return TrainedRun(net.eval(), meta)
+
+
+def load_float_run(folder: str | Path) -> TrainedRun:
+    """As `load_run`, but refuse a run whose last layer torchao has rounded, too."""
+    trained = load_run(folder)
+    if "quantization" in trained.meta:
+        raise _no_float_run(Path(folder))
+    return trained
+
+
+def _no_float_run(folder: Path) -> ModelFileError:
+    rule = "a quantised run; this takes a float one"
+    return ModelFileError(rule, path=folder, remedy="give the run that it was quantised from")

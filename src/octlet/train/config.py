@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from octlet.core.errors import UsageError
+from octlet.core.settings import check_ranges
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ class TrainConfig:
     save_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(f"train.{name} = {getattr(self, name)}", remedy=f"from {low} to {high}")
+        check_ranges(self, "train", _RANGES)
 
 
 _RANGES = (

@@ -40,6 +40,11 @@ class Fold:
         scans = normalise(np.asarray(self.scans[self.rows[picks]]))
         return torch.from_numpy(scans).to(device), torch.from_numpy(self.labels[picks]).to(device)
 
+    def sample(self, n: int) -> "Fold":
+        """Return n of its scans (all, if it has fewer) by a fixed draw."""
+        picks = np.sort(np.random.default_rng(0).permutation(len(self))[:n])
+        return Fold(self.scans, self.rows[picks], self.labels[picks])
+
 
 class Watcher(Protocol):
     """What the loop tells, and asks, after each step and each epoch."""

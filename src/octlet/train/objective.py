@@ -1,6 +1,8 @@
 """What a training minimises, and what it changes on its way."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +75,85 @@ class Distillation(Objective):
         """Return the loss of float32 logits (N, K); see `Objective.loss`."""
         if self.teacher is None or not self.weight:
             return super().of_logits(logits, scans, labels)
+        return self.blend(logits, self.ask(self.teacher, scans).logits, scans, labels)
+
+    def ask(self, teacher: nn.Module, scans: Tensor) -> Outputs:
+        """Return what a teacher says of scans (N, 1, S, S): float32, without a gradient."""
         with torch.no_grad(), torch.autocast(scans.device.type, torch.bfloat16, enabled=self.half):
-            answers = self.teacher(scans).logits.float()
+            answers = teacher(scans)
+        return Outputs(*(each.float() for each in answers))
+
+    def blend(self, logits: Tensor, answers: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
+        """Return the weighted loss of float32 logits (N, K) against a teacher's (N, K) and the labels."""
+        if not self.weight:
+            return super().of_logits(logits, scans, labels)
         soft = distillation(logits, answers, self.temperature)
         if self.weight == 1:
             return soft
         return self.weight * soft + (1 - self.weight) * super().of_logits(logits, scans, labels)
+
+
+def on_one_grid(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Return maps (N, K, h, w) of several sizes at the smallest h and w among them, each cell a mean.
+
+    Averages keep the mean of a map, which is its logit, exactly where sides are multiples of each other.
+    """
+    side = (min(each.shape[2] for each in maps), min(each.shape[3] for each in maps))
+    return [each if each.shape[2:] == side else F.adaptive_avg_pool2d(each, side) for each in maps]
+
+
+def cam_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared distance of class activation maps of length one, in 0..4.
+
+    Each class's map is divided by its Euclidean length, so that where a network looks counts and how sure it
+    is does not: class attention transfer (Guo et al. 2023, arXiv:2304.12777). Its maps are those
+    before pooling, as ours are. They are averaged to one grid only where theirs differ.
+
+    Args:
+        student: float32 (N, K, h, w).
+        teacher: float32 (N, K, h', w').
+    """
+    ours, theirs = (F.normalize(each.flatten(2), dim=2, eps=1e-6) for each in on_one_grid((student, teacher)))
+    return (ours - theirs).square().sum(2).mean()
+
+
+def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared distance between rows of two batches' similarities, in 0..4.
+
+    A batch's similarities are the products of every two of its embeddings (N, N), each row divided by its
+    length: scans that are alike to the teacher shall be alike to the student. No projection is needed between
+    networks of different widths (Tung and Mori 2019, arXiv:1907.09682, equations 2 to 4; they divide by N
+    once more, which would make a small last batch count for more).
+
+    Args:
+        student: float32 (N, C).
+        teacher: float32 (N, C').
+    """
+    ours, theirs = (F.normalize(each @ each.T, dim=1, eps=1e-6) for each in (student, teacher))
+    return (ours - theirs).square().sum(1).mean()
+
+
+@dataclass(frozen=True)
+class MatchedDistillation(Distillation):
+    """Distillation that also draws the student's maps or embeddings to the teacher's.
+
+    Attributes:
+        match: "cam" adds `cam_distance`, "features" adds `similarity_distance`.
+        match_weight: what it is multiplied by, from 0.
+    """
+
+    match: Literal["cam", "features"] = "cam"
+    match_weight: float = 1.0
+
+    def loss(self, outputs: Outputs, scans: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch, float32; see `Objective.loss`."""
+        if self.teacher is None:
+            return super().loss(outputs, scans, labels)
+        answers = self.ask(self.teacher, scans)
+        answered = self.blend(outputs.logits.float(), answers.logits, scans, labels)
+        return answered + self.match_weight * self._apart(outputs, answers)
+
+    def _apart(self, outputs: Outputs, answers: Outputs) -> Tensor:
+        if self.match == "cam":
+            return cam_distance(outputs.cam.float(), answers.cam)
+        return similarity_distance(outputs.embedding.float(), answers.embedding)

@@ -96,9 +96,9 @@ def train_run(
     place = RunPlace(out, as_dict(config), list(split), resume)
     place.check()
     folds = folds_of(config, root, split, told)
-    net, report = _fresh_net(config, told)
+    net, report = fresh_net(config, told)
     state = new_state(net, config, device_of(config))
-    meta = _meta(config, net, split)
+    meta = record_of(config, net, split)
     history = carry_out(state, folds, config, place, meta, Objective(config.label_smoothing), told)
     return {
         "run": str(out),
@@ -211,7 +211,8 @@ def device_of(config: TrainConfig) -> torch.device:
     return torch.device(use)
 
 
-def _fresh_net(config: TrainConfig, told: Feedback) -> tuple[ResNet, LoadReport | None]:
+def fresh_net(config: TrainConfig, told: Feedback) -> tuple[ResNet, LoadReport | None]:
+    """Return the network that a training begins with, and which of its weights came from a file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = build(named_spec(config.model))
@@ -251,16 +252,22 @@ def git_revision() -> str | None:
         return None
 
 
-def _meta(config: TrainConfig, net: ResNet, split: Sequence[SplitRecord]) -> dict[str, Any]:
+def fingerprint_of(split: Sequence[SplitRecord]) -> str:
+    """Return 64 hex digits that tell a split's training scans, by their bytes and labels, from any others."""
+    train = (row for row in split if row.split == "train")
+    return hashlib.sha256("\n".join(sorted(f"{r.sha256} {r.label}" for r in train)).encode()).hexdigest()
+
+
+def record_of(config: TrainConfig, net: ResNet, split: Sequence[SplitRecord]) -> dict[str, Any]:
+    """Return what a checkpoint says of its training before the first step: see `TrainedRun.meta`."""
     train = [row for row in split if row.split == "train"]
-    fingerprint = hashlib.sha256("\n".join(sorted(f"{r.sha256} {r.label}" for r in train)).encode())
     return {
         "spec": net.spec.as_dict(),
         "size": config.size,
         "labels": list(LABELS),
         "config": as_dict(config) | {"weights": Path(config.weights).name},
         "data": {
-            "fingerprint": fingerprint.hexdigest(),
+            "fingerprint": fingerprint_of(split),
             "scans": len(train),
             "patients": len({row.patient for row in train}),
             "per_class": dict(sorted(Counter(row.label for row in train).items())),

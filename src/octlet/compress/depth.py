@@ -1,0 +1,66 @@
+"""Which residual units a network can do without."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from octlet.compress.channels import rebuilt
+from octlet.compress.sensitivity import answers, divergence
+from octlet.data.index import Progress
+from octlet.models.resnet import ResNet
+from octlet.models.spec import NetSpec
+from octlet.train.loop import Fold
+
+SCANS = 48
+
+Unit = tuple[int, int]
+"""A unit's stage and place in it, both from 0."""
+
+
+def removable(spec: NetSpec) -> list[Unit]:
+    """Return the units whose identity is the input itself: without them the network still fits together."""
+    return [
+        (i, u)
+        for i, stage in enumerate(spec.stages)
+        for u, unit in enumerate(stage)
+        if unit.stride == 1 and not unit.projection
+    ]
+
+
+def without_units(net: ResNet, units: Iterable[Unit]) -> ResNet:
+    """Return a fresh network without these `removable` units; those behind them are counted anew."""
+    gone = set(units)
+    stages = []
+    renamed: dict[str, str] = {}
+    for i, stage in enumerate(net.spec.stages):
+        kept = [u for u in range(len(stage)) if (i, u) not in gone]
+        stages.append(tuple(stage[u] for u in kept))
+        renamed |= {f"layer{i + 1}.{u}.": f"layer{i + 1}.{new}." for new, u in enumerate(kept)}
+        renamed |= {f"layer{i + 1}.{u}.": "" for u in range(len(stage)) if u not in kept}
+    state = {}
+    for key, tensor in net.state_dict().items():
+        old = ".".join(key.split(".")[:2]) + "."
+        if old not in renamed:
+            state[key] = tensor
+        elif renamed[old]:
+            state[renamed[old] + key.removeprefix(old)] = tensor
+    return rebuilt(replace(net.spec, stages=tuple(stages)), state)
+
+
+def rank_units(net: ResNet, fold: Fold, progress: Progress) -> list[tuple[float, Unit]]:
+    """Leave out each removable unit alone; the one that changes the answers least comes first.
+
+    Args:
+        net: in eval mode, on the CPU.
+        fold: training scans, of which `SCANS` are used.
+        progress: a wrapper of a counting iterable.
+
+    Returns pairs of the mean KL divergence from the whole network's answers, nats, and the unit.
+    """
+    sample = fold.sample(SCANS)
+    whole = answers(net, sample)
+    units = removable(net.spec)
+
+    def cost(unit: Unit) -> float:
+        return divergence(whole, answers(without_units(net, [unit]), sample))
+
+    return sorted((cost(units[k]), units[k]) for k in progress(range(len(units))))

@@ -1,0 +1,265 @@
+"""A student learns from the labels and from what a trained network, or several, say of the same scans."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octlet.compress.sparsity import hold_zeros
+from octlet.core.errors import InputError, UsageError
+from octlet.core.files import sha256_of
+from octlet.core.settings import as_dict, check_ranges, from_mapping
+from octlet.data.split import SplitRecord, read_split
+from octlet.models.resnet import Outputs, count_parameters
+from octlet.train.checkpoint import BEST, TrainedRun, load_float_run
+from octlet.train.config import TrainConfig
+from octlet.train.loop import validate
+from octlet.train.objective import Distillation, MatchedDistillation, on_one_grid
+from octlet.train.run import (
+    Feedback,
+    RunPlace,
+    carry_out,
+    device_of,
+    fingerprint_of,
+    folds_of,
+    fresh_net,
+    record_of,
+)
+from octlet.train.state import new_state
+
+Match = Literal["none", "cam", "features"]
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """What a student takes from its teacher.
+
+    Attributes:
+        weight: of the teacher's answers in the loss, in 0..1; the labels have the rest.
+        temperature: that softens both answers (Hinton et al. 2015).
+        match: what else is drawn to the teacher's: class activation maps (cam) or the similarities of a
+            batch's embeddings (features); see `octlet.train.objective`.
+        match_weight: what that distance, a mean in 0..4, is multiplied by before it is added.
+    """
+
+    weight: float = 0.7
+    temperature: float = 2.0
+    match: Match = "none"
+    match_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "distill", _RANGES)
+        if not self.weight and (self.match == "none" or not self.match_weight):
+            rule = "distill.weight = 0.0, and nothing else of the teacher is asked for"
+            raise UsageError(rule, remedy="raise it, or set --match, or use 'octlet train'")
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("weight", 0.0, 1.0),
+    ("temperature", 0.1, 100.0),
+    ("match_weight", 0.0, 1e6),
+)
+
+
+def resized(scans: Tensor, size: int) -> Tensor:
+    """Return scans (N, 1, S, S) at (N, 1, size, size): bilinear, with the antialiasing that Pillow does."""
+    if scans.shape[-1] == size:
+        return scans
+    return F.interpolate(scans, (size, size), mode="bilinear", antialias=True)
+
+
+class Ensemble(nn.Module):
+    """Trained networks as one teacher, each shown the scans at the size that it was trained for.
+
+    Its logits are the logarithms of the mean probabilities, so that a softmax gives these back; its maps are
+    the mean of theirs, at the smallest grid among them; its embeddings stand side by side, and one that is
+    longer counts for more in a batch's similarities.
+    """
+
+    def __init__(self, nets: Sequence[nn.Module], sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+        self.sizes = tuple(sizes)
+
+    def forward(self, scans: Tensor) -> Outputs:
+        """Map scans (N, 1, S, S) to `Outputs`; its embedding is as wide as all of theirs together."""
+        found = [net(resized(scans, size)) for net, size in zip(self.nets, self.sizes, strict=True)]
+        logs = torch.stack([each.logits.float().log_softmax(1) for each in found])
+        maps = torch.stack(on_one_grid([each.cam.float() for each in found]))
+        embeddings = torch.cat([each.embedding.float() for each in found], 1)
+        return Outputs(logs.logsumexp(0) - math.log(len(found)), maps.mean(0), embeddings)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A float run that was read, and who it is."""
+
+    run: Path
+    trained: TrainedRun
+    sha256: str
+
+    @classmethod
+    def read(cls, run: Path) -> "_Known":
+        return cls(run, load_float_run(run), sha256_of(run / BEST))
+
+    @property
+    def size(self) -> int:
+        size: int = self.trained.meta["size"]
+        return size
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a student's record says of it."""
+        meta = self.trained.meta
+        return {
+            "run": self.run.resolve().name,
+            "sha256": self.sha256,
+            "model": meta.get("config", {}).get("model"),
+            "size": self.size,
+            "parameters": count_parameters(self.trained.net),
+            "epoch": meta.get("epoch"),
+            "metrics": meta.get("metrics", {}),
+        }
+
+
+def distil_run(
+    teachers: Sequence[Path],
+    root: Path,
+    out: Path,
+    config: DistilConfig,
+    training: Mapping[str, Any],
+    *,
+    student: Path | None = None,
+    resume: bool = False,
+    feedback: Feedback | None = None,
+) -> dict[str, Any]:
+    """Train a student on its teachers' answers into a run folder of its own.
+
+    Args:
+        teachers: folders of float runs of one split, which is the student's too.
+        root: folder that the split's paths are relative to.
+        out: the new run folder; must be empty unless resuming.
+        config: what is taken from the teachers.
+        training: settings that differ from a training's, or from those of `student`. The size is the first
+            teacher's, or the student's, if it is not given.
+        student: folder of a float run whose network goes on learning; None begins a fresh one. Weights that
+            were pruned to zero stay so.
+        resume: continue a stopped training.
+        feedback: where progress goes.
+
+    Returns:
+        {"run", "epochs", "kept": the row of the epoch that was kept, "parameters", "weights": load report or
+        None, "teachers": who they are, "teacher", "student": validation figures of both, on the same scans}.
+
+    Raises:
+        InputError: no such run, runs of different splits, or trained on other scans than their split says.
+        ModelFileError: a damaged or quantised run.
+        UsageError: `out` holds another run; settings that do not fit; a teacher that is given twice.
+        StoppedError: after a signal, with the state saved.
+    """
+    told = feedback or Feedback()
+    taught = [_Known.read(run) for run in teachers]
+    begun = None if student is None else _Known.read(student)
+    split = _common_split(taught, begun)
+    settings = _settings(taught, begun, training)
+    given: dict[str, Any] = as_dict(settings) | {"distill": as_dict(config)}
+    given["teachers"] = [each.sha256 for each in taught]  # a folder may be moved between stop and resume
+    given["student"] = None if begun is None else begun.sha256
+    place = RunPlace(out, given, split, resume)
+    place.check()
+    return _Lesson(taught, begun, config, settings, place, told).give(root)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    teachers: list[_Known]
+    begun: _Known | None
+    config: DistilConfig
+    settings: TrainConfig
+    place: RunPlace
+    told: Feedback
+
+    def give(self, root: Path) -> dict[str, Any]:
+        """Train the student, and measure both it and its teacher on the validation fold."""
+        folds = folds_of(self.settings, root, self.place.split, self.told)
+        device = device_of(self.settings)
+        teacher = self._teacher(device)
+        shown = validate(teacher, folds[1], self.settings, device)
+        net, report = (self.begun.trained.net, None) if self.begun else fresh_net(self.settings, self.told)
+        state = new_state(net, self.settings, device)
+        if self.begun and self.begun.trained.meta.get("pruning", {}).get("what") == "weights":
+            hold_zeros(state.net)
+        meta = self._record(record_of(self.settings, net, self.place.split))
+        rows = carry_out(state, folds, self.settings, self.place, meta, self._objective(teacher), self.told)
+        kept = rows[state.progress.kept(self.settings.keep)]
+        return {
+            "run": str(self.place.out),
+            "epochs": len(rows),
+            "kept": kept,
+            "parameters": count_parameters(net),
+            "weights": None if report is None else vars(report),
+            "teachers": meta["teacher"],
+            "teacher": {f"val_{key}": value for key, value in shown.items()},
+            "student": {f"val_{key}": kept[f"val_{key}"] for key in shown},
+        }
+
+    def _teacher(self, device: torch.device) -> Ensemble:
+        size = self.settings.size
+        for each in self.teachers:
+            if each.size != size:
+                how = "enlarged, without the detail that it knows" if each.size > size else "reduced"
+                self.told.say(f"{each.run}: of {each.size} px, is shown scans of {size} px, {how}")
+        nets = [each.trained.net for each in self.teachers]
+        teacher = Ensemble(nets, [each.size for each in self.teachers])
+        if device.type == "cpu":
+            teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return teacher.to(device).eval()
+
+    def _objective(self, teacher: nn.Module) -> Distillation:
+        smoothing, half = self.settings.label_smoothing, self.settings.amp == "auto"
+        plain = Distillation(smoothing, teacher, self.config.weight, self.config.temperature, half)
+        if self.config.match == "none":
+            return plain
+        return MatchedDistillation(
+            **vars(plain), match=self.config.match, match_weight=self.config.match_weight
+        )
+
+    def _record(self, own: dict[str, Any]) -> dict[str, Any]:
+        whole = own | {
+            "distill": as_dict(self.config),
+            "teacher": [each.identity() for each in self.teachers],
+        }
+        if self.begun is None:
+            return whole
+        before = {k: v for k, v in self.begun.trained.meta.items() if k not in ("metrics", "epoch")}
+        return before | whole | {"student": self.begun.identity()}
+
+
+def _common_split(teachers: Sequence[_Known], begun: _Known | None) -> list[SplitRecord]:
+    """Return the split of all runs: nobody's training scans may be validation or test scans of another."""
+    if len({each.sha256 for each in teachers}) < len(teachers):
+        raise UsageError("one teacher is given twice", path=teachers[-1].run, remedy="give each once")
+    first = teachers[0]
+    split = read_split(first.run / "split.csv")
+    for each in [*teachers, *([begun] if begun else [])]:
+        if each is not first and read_split(each.run / "split.csv") != split:
+            rule = f"its split is not that of {first.run}"
+            raise InputError(rule, path=each.run, remedy="give runs of one split")
+        if each.trained.meta.get("data", {}).get("fingerprint") != fingerprint_of(split):
+            rule = "its checkpoint was not trained on the training scans of its split.csv"
+            raise InputError(rule, path=each.run, remedy="give a run whose split is as it was")
+    return split
+
+
+def _settings(teachers: Sequence[_Known], begun: _Known | None, training: Mapping[str, Any]) -> TrainConfig:
+    if begun is None:
+        return from_mapping(TrainConfig, {"size": teachers[0].size, **training}, "train")
+    if fixed := sorted({"model", "weights"} & set(training)):
+        rule = f"train.{fixed[0]} is given, but the network is that of {begun.run}"
+        raise UsageError(rule, remedy=f"leave out --student or --{fixed[0]}")
+    own = {**begun.trained.meta.get("config", {}), "weights": "", "size": begun.size}
+    return from_mapping(TrainConfig, {**own, **training}, "train")
