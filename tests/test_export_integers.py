@@ -16,6 +16,7 @@ from octlet.compress.calibrate import calibrate
 from octlet.compress.config import QuantConfig
 from octlet.compress.graph import FakeQuantised
 from octlet.core.errors import GateError
+from octlet.export import qdq
 from octlet.export.package import simulated_scans
 from octlet.export.qdq import IntegerModel, Parity, check_integers, check_placement, parity_of, to_qdq
 from octlet.models.resnet import ResNet, build
@@ -105,8 +106,16 @@ def written_weights(graph: onnx.GraphProto) -> dict[str, tuple[np.ndarray, np.nd
             integers, scales, zeros = (tensors[name] for name in maker.input)
             assert integers.dtype == np.int8
             assert not zeros.any()
-            found[node.name] = integers, scales
+            found[node.name] = unfolded(integers) if node.name == "conv1" else integers, scales
     return found
+
+
+def unfolded(stem: np.ndarray) -> np.ndarray:
+    """The 7x7 kernel (C, 1, 7, 7) of a stem (C, 4, 4, 4) over 2x2 pixels."""
+    kernel = torch.pixel_shuffle(torch.from_numpy(stem), 2).numpy()
+    assert not kernel[:, :, 0].any()
+    assert not kernel[:, :, :, 0].any()
+    return kernel[:, :, 1:, 1:]
 
 
 def folded(net: ResNet, layer: str) -> np.ndarray:
@@ -135,6 +144,23 @@ def test_no_weight_is_off_by_one(family, bits):
         assert tie.mean() < 0.02
         assert np.array_equal(integers.reshape(steps.shape)[~tie], np.round(steps)[~tie])
         assert np.abs(integers.astype(int)).max() == limit
+
+
+def test_a_folded_stem_computes_the_same_to_the_bit(monkeypatch):
+    chosen = case("v2")
+    assert [node.op_type for node in chosen.graph.node].count("SpaceToDepth") == 1
+    monkeypatch.setattr(qdq, "_fold_stem", lambda _: None)
+    plain = to_qdq(chosen.twin, chosen.size).onnx
+    assert "SpaceToDepth" not in [node.op_type for node in onnx.load_from_string(plain).graph.node]
+    scans = np.random.default_rng(0).uniform(-1, 1, (3, 1, chosen.size, chosen.size)).astype(np.float32)
+    found = [onnxruntime.load(model, chosen.size, 1).run(scans) for model in (chosen.model.onnx, plain)]
+    for name in ("logits", "cam", "embedding"):
+        assert np.array_equal(*(getattr(each, name) for each in found))
+
+
+def test_a_stem_in_float_is_not_folded():
+    kinds = [node.op_type for node in case("v2", 8, "conv1").graph.node]
+    assert "SpaceToDepth" not in kinds
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -51,8 +51,43 @@ def to_qdq(twin: FakeQuantised, size: int) -> IntegerModel:
         for node, name in zip(nodes, wanted, strict=True):
             node.name = name
     _keep_in_float(model.graph, set(twin.layers) - {layer.name for layer in twin.quantised})
+    if size % 2 == 0:
+        _fold_stem(model.graph)
     onnx.checker.check_model(model, full_check=True)
     return IntegerModel(model.SerializeToString(deterministic=True), converted)
+
+
+def _fold_stem(graph: Any) -> None:
+    """Let the first convolution, 7x7 with stride 2 over one channel, be 4x4 over the four of 2x2 pixels.
+
+    Every product and every sum stays the same, to the bit; what is new are zeros. Integer kernels take
+    channels by fours, and gather single ones byte by byte: in ResNet-101 V2 pruned to a quarter the stem
+    would be a fifth of the time.
+    """
+    tensors = {each.name: each for each in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node}
+    stem = next(node for node in graph.node if node.op_type == "Conv")
+    rounding = makers.get(stem.input[1])
+    weight = tensors.get(rounding.input[0]) if rounding is not None else None
+    if weight is None or tuple(weight.dims[1:]) != (1, 7, 7):  # in float, or of another network
+        return
+    kernel = onnx.numpy_helper.to_array(weight)
+    folded = np.zeros((len(kernel), 4, 4, 4), kernel.dtype)
+    for row, column in np.ndindex(7, 7):
+        (down, odd_row), (right, odd_column) = divmod(row - 3, 2), divmod(column - 3, 2)
+        folded[:, 2 * odd_row + odd_column, down + 2, right + 2] = kernel[:, 0, row, column]
+    weight.CopyFrom(onnx.numpy_helper.from_array(folded, weight.name))
+    shape = {"kernel_shape": [4, 4], "strides": [1, 1], "pads": [2, 2, 1, 1]}
+    kept = [each for each in stem.attribute if each.name not in shape]
+    del stem.attribute[:]
+    stem.attribute.extend([*kept, *(onnx.helper.make_attribute(*each) for each in shape.items())])
+    for node in graph.node:
+        node.input[:] = ["image.folded" if name == onnxruntime.INPUT else name for name in node.input]
+    fold = onnx.helper.make_node(
+        "SpaceToDepth", [onnxruntime.INPUT], ["image.folded"], "image.folded", blocksize=2
+    )
+    graph.node.insert(0, fold)
+    del graph.value_info[:]  # some have another shape now
 
 
 def _keep_in_float(graph: Any, layers: Collection[str]) -> None:
