@@ -4,6 +4,8 @@
 # make int8   quantises what make real left, the same way
 PYTHON ?= python3
 BIN := .venv/bin
+# a file's tests share what they train, so a file goes to one process
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint types contracts pytest real int8 clean
@@ -25,7 +27,7 @@ contracts: .venv/ready
 	$(BIN)/lint-imports
 
 pytest: .venv/ready .venv-device/ready
-	OCTLET_DEVICE_PYTHON=$(CURDIR)/.venv-device/bin/python $(BIN)/pytest
+	OMP_NUM_THREADS=1 OCTLET_DEVICE_PYTHON=$(CURDIR)/.venv-device/bin/python $(BIN)/pytest $(PARALLEL)
 
 real: .venv/ready
 	$(BIN)/octlet run recipes/real.toml --out real/finetune
@@ -44,9 +46,17 @@ real: .venv/ready
 
 int8: .venv/ready
 	benchmarks/int8_folds.sh "ptq qat" 0 1 2 3 4
-	benchmarks/int8_folds.sh "ptq-4bit qat-4bit qat-linear" 0
+	benchmarks/int8_folds.sh "qat-linear ptq-4bit qat-4bit" 0
 	for variant in ptq qat; do $(BIN)/octlet evaluate real/int8/fold-?/$$variant/evaluation/predictions.csv \
 	    --out real/int8/$$variant; done
+	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv real/int8/ptq/predictions.csv \
+	    real/int8/qat/predictions.csv --name float --name PTQ --name QAT \
+	    --cost real/finetune/fold-0/model.octlet --cost real/int8/fold-0/ptq/model.octlet \
+	    --cost real/int8/fold-0/qat/model.octlet \
+	    --curves float=real/finetune/fold-0/train --curves QAT=real/int8/fold-0/qat/train --out docs/results/int8
+	$(BIN)/octlet compare real/finetune/fold-0/evaluation/predictions.csv \
+	    $(foreach v,qat-linear ptq ptq-4bit qat-4bit,real/int8/fold-0/$(v)/evaluation/predictions.csv) \
+	    --name float --name QAT-linear --name PTQ --name PTQ-4bit --name QAT-4bit --out docs/results/int8-4bit
 	$(BIN)/python benchmarks/int8.py docs/results/int8-cost.csv
 
 .venv/ready: pyproject.toml constraints.txt
