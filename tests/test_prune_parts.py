@@ -163,6 +163,20 @@ def test_the_global_scope_takes_the_least_important_blocks_and_no_more_than_it_m
         choose_widths(groups, bounds, "global", lambda widths: sum(widths.values()) <= 3)
 
 
+def test_a_block_matters_as_much_as_its_channels_on_average():
+    groups = [group("conv1", [0, 9, 9, 9]), group("layer1.0.conv1", [3, 3, 9, 9])]
+    bounds = Bounds(2, 0.1, {"conv1": 4, "layer1.0.conv1": 4})
+    found = choose_widths(groups, bounds, "global", lambda widths: sum(widths.values()) <= 6)
+    assert tuple(found.values()) == (4, 2)
+
+
+def test_the_layer_scope_spares_what_was_cut_before():
+    groups = [group("conv1", [1.0] * 8), group("layer1.0.conv1", [9.0] * 16)]
+    bounds = Bounds(2, 0.1, {"conv1": 16, "layer1.0.conv1": 16})
+    found = choose_widths(groups, bounds, "layer", lambda widths: sum(widths.values()) <= 16)
+    assert tuple(found.values()) == (8, 8)
+
+
 def test_a_dear_channel_goes_before_a_cheap_one_that_matters_less():
     groups = [group("conv1", [1.0, 1.0]), group("layer1.0.conv1", [2.0, 2.0])]
     bounds = Bounds(1, 0.1, {"conv1": 2, "layer1.0.conv1": 2})
