@@ -119,6 +119,7 @@ def test_overrides_win_and_presets_give_way(tmp_path):
     [
         ("[data]\nphantoms = 8\n[trian]\n", [], "unknown table"),
         ("[data]\nphantoms = 8\n[train]\nepoch = 1\n", [], "did you mean 'epochs'"),
+        ("train = 3\n[data]\nphantoms = 8\n", ["train.lr=1"], "train is a table, not 3"),
         ("[data]\n", [], "needs a path or a number"),
         ("[data]\nphantoms = 8\npath = 'x'\n", [], "needs a path or a number"),
         ("[data]\npath = '$OCTLET_NO_SUCH'\n", [], "OCTLET_NO_SUCH"),

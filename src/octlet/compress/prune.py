@@ -23,12 +23,13 @@ from octlet.compress.prune_figure import draw_pruning
 from octlet.compress.shrink import Shrinking
 from octlet.compress.sparsity import hold_zeros, sparsity_of, zipped_bytes
 from octlet.core.errors import UsageError
-from octlet.core.files import write_json, write_text
+from octlet.core.files import sha256_of, write_json, write_text
 from octlet.core.settings import as_dict, from_mapping
 from octlet.data.split import read_split
 from octlet.models.resnet import ResNet, count_parameters
 from octlet.models.spec import NetSpec
 from octlet.train.checkpoint import (
+    BEST,
     LAST,
     TrainedRun,
     load_float_run,
@@ -96,7 +97,7 @@ def prune_run(
     if config.rewind == "weights" and fresh_net(settings, told)[0].spec != trained.net.spec:
         rule = f"a fresh '{settings.model}' has other channels than the run"
         raise UsageError(rule, path=run, remedy="rewind the run that it was pruned from")
-    asked = as_dict(settings) | {"prune": as_dict(config), "teacher": str(teacher or run)}
+    asked = as_dict(settings) | {"prune": as_dict(config), "teacher": sha256_of((teacher or run) / BEST)}
     place = RunPlace(out, asked, split, resume)
     _check_folder(place)
     master = trained if teacher is None else load_float_run(teacher)

@@ -9,6 +9,7 @@ from typing import Any
 
 from octlet.core.errors import InputError, UsageError
 from octlet.core.settings import from_mapping, parse_override
+from octlet.recipe.steps import CompressStep, GateSettings, override_step, read_steps, step_tables
 from octlet.train.config import PRESETS, TrainConfig
 
 
@@ -81,7 +82,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe; each table of the TOML file is a field."""
+    """A whole recipe; each table of the TOML file is a field, and [[compress]] a list of steps."""
 
     name: str
     data: DataSettings
@@ -89,6 +90,8 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     export: ExportSettings = field(default_factory=ExportSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    compress: tuple[CompressStep, ...] = ()
+    gate: GateSettings = field(default_factory=GateSettings)
 
 
 _TABLES: dict[str, type] = {
@@ -96,18 +99,22 @@ _TABLES: dict[str, type] = {
     "split": SplitSettings,
     "export": ExportSettings,
     "evaluate": EvaluateSettings,
+    "gate": GateSettings,
 }
+_KNOWN = (*_TABLES, "train", "compress")
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
 
-    `overrides` are "table.key=value" texts that win over the file. "$NAME" stands for an environment variable
-    in data.path and train.weights; other relative paths start from the current folder.
+    `overrides` are "table.key=value" texts that win over the file; a step of `compress` is told by its number
+    ("compress.1.to_macs=0.25"), and "compress=default" gives the whole chain. "$NAME" stands for an
+    environment variable in data.path and every train.weights; other relative paths start from the current
+    folder.
 
     Raises:
         InputError: no such file, or not TOML.
-        UsageError: an unknown table or key, a wrong type, an unset variable.
+        UsageError: an unknown table or key, a wrong type, an unset variable, steps that do not follow.
     """
     file = Path(path)
     try:
@@ -116,28 +123,46 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError("no such recipe", path=file, remedy="see the folder recipes/") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not TOML: {error}", path=file, remedy="mend the line that it names") from error
+    for key in (*_TABLES, "train"):
+        if not isinstance(plain.get(key, {}), dict):
+            raise UsageError(f"{key} is a table, not {plain[key]!r}", path=file, remedy=f"write [{key}]")
     for text in overrides:
-        key, value = parse_override(text)
-        table, dot, name = key.partition(".")
-        if not dot:
-            raise UsageError(f"'{text}' names no table", remedy="for example --set train.lr=1e-3")
-        plain.setdefault(table, {})[name] = value
+        _override(plain, text)
     return _recipe(plain, file)
+
+
+def _override(plain: dict[str, Any], text: str) -> None:
+    key, value = parse_override(text)
+    table, dot, name = key.partition(".")
+    if key == "compress":
+        plain[key] = value
+    elif not dot:
+        raise UsageError(f"'{text}' names no table", remedy="for example --set train.lr=1e-3")
+    elif table == "compress":
+        plain[table] = step_tables(plain.get(table, []))
+        override_step(plain[table], name, value)
+    else:
+        plain.setdefault(table, {})[name] = value
 
 
 def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
     name = plain.pop("name", file.stem)
-    unknown = sorted(set(plain) - {*_TABLES, "train"})
+    unknown = sorted(set(plain) - set(_KNOWN))
     if unknown:
-        known = ", ".join([*_TABLES, "train"])
-        raise UsageError(f"unknown table [{unknown[0]}]", path=file, remedy=f"a recipe has {known}")
+        raise UsageError(
+            f"unknown table [{unknown[0]}]", path=file, remedy=f"a recipe has {', '.join(_KNOWN)}"
+        )
     train = dict(plain.get("train", {}))
     preset = train.pop("preset", "")
     if preset and preset not in PRESETS:
         raise UsageError(f"train.preset = {preset!r}", path=file, remedy=f"one of {', '.join(PRESETS)}")
     train = {**PRESETS.get(preset, {}), **train}
     data = dict(plain.get("data", {}))
-    for table, key in ((data, "path"), (train, "weights")):
+    steps = step_tables(plain.get("compress", []))
+    for table, key in (
+        (data, "path"),
+        *((each, "weights") for each in (train, *(s["train"] for s in steps))),
+    ):
         if str(table.get(key, "")).startswith("$"):
             table[key] = _variable(table[key][1:], file)
     tables: dict[str, Any] = {
@@ -147,6 +172,7 @@ def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
         name=name,
         data=from_mapping(DataSettings, data, "data"),
         train=from_mapping(TrainConfig, train, "train"),
+        compress=read_steps(steps),
         **tables,
     )
 

@@ -1,39 +1,34 @@
 """The stages of a recipe: which files each takes and leaves, and the call that does its work."""
 
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from octlet.core.errors import InputError
 from octlet.core.settings import as_dict
-from octlet.data.index import Progress
 from octlet.data.phantom import write_phantoms
-from octlet.data.source import open_source
 from octlet.data.split import read_split
 from octlet.data.stages import check_scans, split_index
-from octlet.export.package import export_run
+from octlet.recipe.branch import (
+    COMPRESSED,
+    DENSE,
+    Branch,
+    Voice,
+    evaluation_of,
+    model_of,
+    model_stages,
+    run_folder,
+)
+from octlet.recipe.compress import comparison_of, comparison_stage, compress_stages
 from octlet.recipe.runner import Stage
 from octlet.recipe.settings import Recipe
 from octlet.scoring import Request, evaluate_to, load, pool
-from octlet.train.checkpoint import BEST, LAST
-from octlet.train.run import Feedback, StoppedError, train_run
-
-
-@dataclass(frozen=True)
-class Voice:
-    """How the stages speak while they work: lines, a named bar over a count, training's feedback."""
-
-    say: Callable[[str], None]
-    bar: Callable[[str], Progress]
-    train: Feedback
+from octlet.train.checkpoint import LAST
+from octlet.train.run import train_run
 
 
 def build_stages(recipe: Recipe, out: Path, voice: Voice) -> list[Stage]:
     """Return the recipe's stages in order; nothing is read or written yet.
 
-    With folds, each fold has a folder of its own and a last stage pools their test predictions.
+    With folds, each fold has a folder of its own and last stages pool their test predictions.
     """
     stages = []
     scans = Path(recipe.data.path)
@@ -43,13 +38,16 @@ def build_stages(recipe: Recipe, out: Path, voice: Voice) -> list[Stage]:
     stages += [_check(scans, out, voice), _split(recipe, out)]
     folds = recipe.split.folds
     if not folds:
-        return stages + _branch(recipe, scans, out / "split" / "split.csv", out, "", voice)
-    taken = recipe.split.take or folds
-    for k in range(taken):
-        stages += _branch(
-            recipe, scans, out / "split" / f"fold-{k}.csv", out / f"fold-{k}", f"fold-{k}/", voice
-        )
-    return [*stages, _pool(recipe, out, taken)]
+        return stages + _branch(Branch(recipe, scans, out / "split" / "split.csv", out, "", voice))
+    folders = [out / f"fold-{k}" for k in range(recipe.split.take or folds)]
+    for folder in folders:
+        split = out / "split" / f"{folder.name}.csv"
+        stages += _branch(Branch(recipe, scans, split, folder, f"{folder.name}/", voice))
+    stages.append(_pool(recipe, out, folders, DENSE))
+    if recipe.compress:
+        stages.append(_pool(recipe, out, folders, COMPRESSED))
+        stages.append(comparison_stage(recipe, out, folders[0], "", voice))
+    return stages
 
 
 def _phantom(recipe: Recipe, scans: Path, voice: Voice) -> Stage:
@@ -93,57 +91,48 @@ def _split(recipe: Recipe, out: Path) -> Stage:
     return Stage("split", settings, [out / "check" / "index.csv"], [folder], action)
 
 
-def _branch(recipe: Recipe, scans: Path, split: Path, folder: Path, prefix: str, voice: Voice) -> list[Stage]:
-    """Return train, export and evaluate on one split file."""
+def _branch(branch: Branch) -> list[Stage]:
+    """Return what is done on one split file: the dense network, and what the chain makes of it."""
+    recipe = branch.recipe
     named = as_dict(recipe.export) | {"name": recipe.export.name or recipe.name}
-    run, model, evaluation = folder / "train", folder / "model.octlet", folder / "evaluation"
+    return [_train(branch), *model_stages(branch, DENSE, branch.dense, named), *compress_stages(branch)]
 
-    def train(again: bool) -> None:
+
+def _train(branch: Branch) -> Stage:
+    config, run = branch.recipe.train, branch.dense
+    settings = as_dict(config) | {"weights": "", "save_minutes": 0, "threads": 0}
+    weights = [Path(config.weights)] if config.weights else []
+
+    def action(again: bool) -> None:
         resume = again and (run / LAST).exists()
-        if run.exists() and not resume:
-            shutil.rmtree(run)  # stopped before its first save: nothing was trained in it
-        try:
-            train_run(
-                recipe.train,
-                open_source(scans).root,
-                read_split(split),
-                run,
-                resume=resume,
-                feedback=voice.train,
-            )
-        except StoppedError as error:
-            raise StoppedError(error.rule, path=run, remedy="run the same recipe again to go on") from error
+        with run_folder(run, resume):
+            rows = read_split(branch.split)
+            train_run(config, branch.root(), rows, run, resume=resume, feedback=branch.voice.train)
 
-    def export(_again: bool) -> None:
-        export_run(run, model, **named)
-
-    def evaluate(_again: bool) -> None:
-        scored = load(model, Request(scans, split, "test", None), voice.bar("scoring scans"))
-        if scored.unreadable:
-            raise InputError("a scan of the split cannot be read any more", path=scored.unreadable[0].path)
-        evaluate_to(evaluation, scored, **as_dict(recipe.evaluate))
-
-    settings = as_dict(recipe.train) | {"weights": "", "save_minutes": 0, "threads": 0}
-    weights = [Path(recipe.train.weights)] if recipe.train.weights else []
-    return [
-        Stage(prefix + "train", settings, [split, *weights], [run], train),
-        Stage(prefix + "export", named, [run / BEST], [model], export),
-        Stage(prefix + "evaluate", as_dict(recipe.evaluate), [model, split], [evaluation], evaluate),
-    ]
+    return Stage(f"{branch.prefix}train", settings, [branch.split, *weights], [run], action)
 
 
-def _pool(recipe: Recipe, out: Path, taken: int) -> Stage:
-    tables = [out / f"fold-{k}" / "evaluation" / "predictions.csv" for k in range(taken)]
-    settings = as_dict(recipe.evaluate)
+def _pool(recipe: Recipe, out: Path, folders: list[Path], which: str) -> Stage:
+    tables = [evaluation_of(folder, which) / "predictions.csv" for folder in folders]
+    settings, place = as_dict(recipe.evaluate), evaluation_of(out, which)
 
     def action(_again: bool) -> None:
         request = Request(None, None, "", None)
-        evaluate_to(out / "evaluation", pool([load(table, request) for table in tables]), **settings)
+        evaluate_to(place, pool([load(table, request) for table in tables]), **settings)
 
-    return Stage("pool", settings, tables, [out / "evaluation"], action)
+    return Stage(f"{which}pool", settings, tables, [place], action)
 
 
 def results_of(recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Return the paths that a reader wants next: the report, and a model file (of the first fold)."""
-    model = out / "fold-0" / "model.octlet" if recipe.split.folds else out / "model.octlet"
-    return {"report": str(out / "evaluation" / "report.html"), "model": str(model)}
+    """Return the paths that a reader wants next: the report, and a model file (of the first fold).
+
+    With a chain also those of the compressed model, under "compressed", and the comparison's "report".
+    """
+    folder = out / "fold-0" if recipe.split.folds else out
+    dense, small = (
+        {"report": str(evaluation_of(out, which) / "report.html"), "model": str(model_of(folder, which))}
+        for which in (DENSE, COMPRESSED)
+    )
+    if not recipe.compress:
+        return dense
+    return dense | {"compressed": small, "comparison": {"report": str(comparison_of(out) / "report.html")}}

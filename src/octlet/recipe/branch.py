@@ -1,0 +1,97 @@
+"""One split of the scans, the folder of what is made on it, and how a model is exported and measured."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from octlet.core.errors import InputError
+from octlet.core.settings import as_dict
+from octlet.data.index import Progress
+from octlet.data.source import open_source
+from octlet.export.package import export_run
+from octlet.recipe.runner import Stage
+from octlet.recipe.settings import Recipe
+from octlet.scoring import Request, evaluate_to, load
+from octlet.train.checkpoint import BEST
+from octlet.train.run import Feedback, StoppedError
+
+DENSE, COMPRESSED = "", "compressed-"  # what the stages and folders of the two models begin with
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How the stages speak while they work: lines, a named bar over a count, training's feedback."""
+
+    say: Callable[[str], None]
+    bar: Callable[[str], Progress]
+    train: Feedback
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One split of the scans, the folder for what is made on it, and what its stages' names begin with."""
+
+    recipe: Recipe
+    scans: Path
+    split: Path
+    folder: Path
+    prefix: str
+    voice: Voice
+
+    @property
+    def dense(self) -> Path:
+        """The run of the network that everything else is made from."""
+        return self.folder / "train"
+
+    def root(self) -> Path:
+        """Return the folder that the split's paths are relative to."""
+        return open_source(self.scans).root
+
+
+def model_of(folder: Path, which: str) -> Path:
+    """Return where a branch's model file stands; `which` is DENSE or COMPRESSED."""
+    return folder / ("compressed.octlet" if which else "model.octlet")
+
+
+def evaluation_of(folder: Path, which: str) -> Path:
+    """Return where the evaluation of a model stands, of a branch or of all folds."""
+    return folder / f"{which}evaluation"
+
+
+@contextmanager
+def run_folder(run: Path, resume: bool) -> Iterator[None]:
+    """Clear the folder of a run that cannot be resumed, and tell how a stopped recipe goes on."""
+    if run.exists() and not resume:
+        shutil.rmtree(run)  # stopped before its first save: nothing was trained in it
+    try:
+        yield
+    except StoppedError as error:
+        raise StoppedError(error.rule, path=run, remedy="run the same recipe again to go on") from error
+
+
+def model_stages(branch: Branch, which: str, run: Path, named: dict[str, Any]) -> list[Stage]:
+    """Return the stages that export a run and measure the model on the test scans.
+
+    `which` is DENSE or COMPRESSED, `named` the settings of `export_run`.
+    """
+    recipe, voice = branch.recipe, branch.voice
+    model, evaluation = model_of(branch.folder, which), evaluation_of(branch.folder, which)
+
+    def export(_again: bool) -> None:
+        export_run(run, model, **named, progress=voice.bar("comparing with integers"))
+
+    def evaluate(_again: bool) -> None:
+        scored = load(model, Request(branch.scans, branch.split, "test", None), voice.bar("scoring scans"))
+        if scored.unreadable:
+            raise InputError("a scan of the split cannot be read any more", path=scored.unreadable[0].path)
+        evaluate_to(evaluation, scored, **as_dict(recipe.evaluate))
+
+    name = branch.prefix + which
+    measured = as_dict(recipe.evaluate)
+    return [
+        Stage(f"{name}export", named, [run / BEST], [model], export),
+        Stage(f"{name}evaluate", measured, [model, branch.split], [evaluation], evaluate),
+    ]
