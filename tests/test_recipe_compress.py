@@ -258,7 +258,7 @@ def test_a_changed_last_step_runs_alone_and_goes_on_where_ctrl_c_stopped_it(run,
         patch.setattr(compress, "distil_run", interrupted)
         code, result, _ = run(text, copied, *words)
     assert code == 130
-    assert result["error"]["remedy"] == "run the same recipe again to go on"
+    assert result["error"]["remedy"] == "run the same command again to go on"
     assert result["error"]["file"] == str(copied / "2-distill")
     code, result, err = run(text, copied, *words)
     assert code == 0, err

@@ -18,6 +18,7 @@ VERBS = {
     "distill": "Train a student on the answers of a trained run, or of several.",
     "prune": "Take channels, units or single weights out of a trained network, step by step.",
     "quantize": "Turn a trained run's weights and activations into 8-bit integers.",
+    "frontier": "Sweep pruning targets; find the smallest model that is good enough.",
     "cost": "Count what a network takes: multiplications, parameters, bytes, memory.",
     "export": "Write a trained run as one model file.",
     "verify": "Replay a model file's golden vectors on this machine.",

@@ -63,13 +63,13 @@ def evaluation_of(folder: Path, which: str) -> Path:
 
 @contextmanager
 def run_folder(run: Path, resume: bool) -> Iterator[None]:
-    """Clear the folder of a run that cannot be resumed, and tell how a stopped recipe goes on."""
+    """Clear the folder of a run that cannot be resumed, and tell how a stopped recipe or sweep goes on."""
     if run.exists() and not resume:
         shutil.rmtree(run)  # stopped before its first save: nothing was trained in it
     try:
         yield
     except StoppedError as error:
-        raise StoppedError(error.rule, path=run, remedy="run the same recipe again to go on") from error
+        raise StoppedError(error.rule, path=run, remedy="run the same command again to go on") from error
 
 
 def model_stages(branch: Branch, which: str, run: Path, named: dict[str, Any]) -> list[Stage]:
