@@ -65,9 +65,9 @@ def compare(name: str, folder: Path) -> list[dict[str, object]]:
 
 def make(name: str, folder: Path):
     """Return a network, its twin with rounding, calibrated, and the ONNX files of both."""
-    from octlet.compress.calibrate import calibrate
     from octlet.compress.config import QuantConfig
-    from octlet.compress.graph import FakeQuantised
+    from octlet.compress.quant.calibrate import calibrate
+    from octlet.compress.quant.graph import FakeQuantised
     from octlet.export.onnx import to_onnx
     from octlet.export.package import simulated_scans
     from octlet.export.qdq import check_placement, to_qdq
@@ -151,7 +151,7 @@ def step_ratio(net, twin, arithmetic: str) -> float:
     import torch
     import torch.nn.functional as F
 
-    from octlet.compress.fakequant import Watch
+    from octlet.compress.quant.fakequant import Watch
 
     light = copy.deepcopy(twin)
     light.lighten()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from octlet.compress.config import QuantConfig
-from octlet.compress.fakequant import Watch, WeightFakeQuant
-from octlet.compress.graph import FakeQuantised
+from octlet.compress.quant.fakequant import Watch, WeightFakeQuant
+from octlet.compress.quant.graph import FakeQuantised
 from octlet.core.errors import UsageError
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec

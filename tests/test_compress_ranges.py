@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octlet.compress.calibrate import calibrate
 from octlet.compress.config import QuantConfig
-from octlet.compress.fakequant import ActivationFakeQuant, Watch, WeightFakeQuant
-from octlet.compress.graph import FakeQuantised
-from octlet.compress.ranges import grid, least_squares_range, percentile_range
+from octlet.compress.quant.calibrate import calibrate
+from octlet.compress.quant.fakequant import ActivationFakeQuant, Watch, WeightFakeQuant
+from octlet.compress.quant.graph import FakeQuantised
+from octlet.compress.quant.ranges import grid, least_squares_range, percentile_range
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec
 from octlet.train.loop import Fold

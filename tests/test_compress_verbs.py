@@ -19,8 +19,8 @@ import pytest
 import torch
 from easy import band, command, result_of
 
-from octlet.compress.graph import FakeQuantised
-from octlet.compress.run import load_quantised
+from octlet.compress.quant.graph import FakeQuantised
+from octlet.compress.quant.run import load_quantised
 from octlet.core.bundle import ONNX, open_bundle
 from octlet.core.errors import ModelFileError
 from octlet.core.image import normalise, prepare

@@ -15,8 +15,8 @@ from torch import nn
 
 from octlet.compress.config import QuantConfig
 from octlet.compress.cost import NetCost, cost_of
-from octlet.compress.fakequant import Watch
-from octlet.compress.graph import FakeQuantised
+from octlet.compress.quant.fakequant import Watch
+from octlet.compress.quant.graph import FakeQuantised
 from octlet.core.errors import UsageError
 from octlet.export.onnx import to_onnx
 from octlet.export.qdq import to_qdq

@@ -20,7 +20,7 @@ from torch import nn
 
 from octlet.cli.main import main
 from octlet.compress.distil import DistilConfig, Ensemble, resized
-from octlet.compress.sparsity import kernels, sparsify
+from octlet.compress.prune.sparsity import kernels, sparsify
 from octlet.core.errors import UsageError
 from octlet.core.files import sha256_of
 from octlet.core.labels import LABELS

@@ -12,9 +12,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from octlet.compress.calibrate import calibrate
 from octlet.compress.config import QuantConfig
-from octlet.compress.graph import FakeQuantised
+from octlet.compress.quant.calibrate import calibrate
+from octlet.compress.quant.graph import FakeQuantised
 from octlet.core.errors import GateError
 from octlet.export import qdq
 from octlet.export.package import simulated_scans

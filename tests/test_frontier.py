@@ -18,7 +18,7 @@ from PIL import Image
 
 from octlet.compress.config import PruneConfig
 from octlet.compress.cost import cost_of
-from octlet.compress.prune import prune_run
+from octlet.compress.prune.run import prune_run
 from octlet.core.bundle import open_bundle
 from octlet.core.files import sha256_of
 from octlet.data.split import read_split, write_split

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from octlet.compress.channels import (
+from octlet.compress.prune.channels import (
     Bounds,
     ChannelGroup,
     Dependencies,
@@ -22,8 +22,8 @@ from octlet.compress.channels import (
     widths_of,
     with_widths,
 )
-from octlet.compress.depth import rank_units, removable, without_units
-from octlet.compress.sparsity import hold_zeros, kernels, sparsify, sparsity_of, zipped_bytes
+from octlet.compress.prune.depth import rank_units, removable, without_units
+from octlet.compress.prune.sparsity import hold_zeros, kernels, sparsify, sparsity_of, zipped_bytes
 from octlet.core.errors import GateError, UsageError
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec

@@ -11,7 +11,7 @@ import pytest
 import torch
 from easy import command, result_of
 
-from octlet.compress.sparsity import sparsity_of
+from octlet.compress.prune.sparsity import sparsity_of
 from octlet.core.bundle import open_bundle
 from octlet.train.checkpoint import LAST, load_run, read_record
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from octlet.compress.config import QuantConfig
-from octlet.compress.fakequant import Watch
-from octlet.compress.graph import FakeQuantised
-from octlet.compress.run import QatObjective
+from octlet.compress.quant.fakequant import Watch
+from octlet.compress.quant.graph import FakeQuantised
+from octlet.compress.quant.run import QatObjective
 from octlet.core.errors import ModelFileError
 from octlet.core.labels import LABELS
 from octlet.models.resnet import Outputs, ResNet, build

@@ -69,7 +69,7 @@ def command(
     Test scans are not read. The result is a run folder for 'octlet quantize' or 'octlet export', and so is
     every OUT/step-K in it.
     """
-    from octlet.compress.prune import prune_run
+    from octlet.compress.prune.run import prune_run
     from octlet.data.source import open_source
 
     named["what"] = "weights" if unstructured else "channels"

@@ -58,7 +58,7 @@ def command(
 
     Test scans are not read. The result is a run folder for 'octlet export'.
     """
-    from octlet.compress.run import quantize_run
+    from octlet.compress.quant.run import quantize_run
     from octlet.data.source import open_source
 
     own, training = settings_tables("quantize", named, {"epochs": epochs, "lr": lr}, overrides)

@@ -88,8 +88,8 @@ def cost_of(spec: NetSpec, size: int, *, quantised: bool = False, exclude: Itera
     Args:
         spec: the network, pruned or not.
         size: side of the square input, pixels; any, not only multiples of 32.
-        quantised: whether it runs in integers, as `octlet.compress.quantizer` places them: a byte for every
-            weight and activation. The scan and the three outputs are float32 all the same.
+        quantised: whether it runs in integers, where `octlet.compress.quant.quantizer` places them: a byte
+            for every weight and activation. The scan and the three outputs are float32 all the same.
         exclude: names or patterns of the layers that stay in float32 then.
 
     Raises:

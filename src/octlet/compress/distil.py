@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octlet.compress.sparsity import hold_zeros
+from octlet.compress.prune.sparsity import hold_zeros
 from octlet.core.errors import InputError, UsageError
 from octlet.core.files import sha256_of
 from octlet.core.settings import as_dict, check_ranges, from_mapping

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from octlet import __version__
-from octlet.compress.run import load_quantised
+from octlet.compress.quant.run import load_quantised
 from octlet.core.bundle import (
     CARD,
     GOLDEN,

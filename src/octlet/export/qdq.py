@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from octlet.compress.graph import FakeQuantised
+from octlet.compress.quant.graph import FakeQuantised
 from octlet.core.errors import GateError
 from octlet.core.image import normalise
 from octlet.data.index import Progress

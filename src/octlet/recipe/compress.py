@@ -7,8 +7,8 @@ from typing import Any
 
 from octlet.compress.config import PruneConfig, QuantConfig
 from octlet.compress.distil import DistilConfig, distil_run
-from octlet.compress.prune import prune_run
-from octlet.compress.run import quantize_run
+from octlet.compress.prune.run import prune_run
+from octlet.compress.quant.run import quantize_run
 from octlet.core.bundle import open_bundle
 from octlet.core.files import sha256_of
 from octlet.core.settings import as_dict

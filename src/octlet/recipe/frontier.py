@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from octlet.compress.prune import STEPS, prune_run
-from octlet.compress.run import quantize_run
+from octlet.compress.prune.run import STEPS, prune_run
+from octlet.compress.quant.run import quantize_run
 from octlet.core.bundle import open_bundle
 from octlet.core.errors import InputError, UsageError
 from octlet.core.files import write_json

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from octlet.compress.config import PruneConfig, QuantConfig
 from octlet.compress.cost import cost_of
-from octlet.compress.prune import pruning_training
-from octlet.compress.run import training_config
+from octlet.compress.prune.run import pruning_training
+from octlet.compress.quant.run import training_config
 from octlet.core.errors import InputError, ModelFileError, UsageError
 from octlet.core.settings import check_ranges, from_mapping
 from octlet.data.split import SplitRecord, check_leaks, read_split

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from octlet.compress.run import load_quantised
+from octlet.compress.quant.run import load_quantised
 from octlet.core.errors import GateError
 from octlet.core.files import write_json
 from octlet.data.split import SplitRecord

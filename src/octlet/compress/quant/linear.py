@@ -5,30 +5,13 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from octlet.compress.head import LinearHead
 from octlet.core.errors import UsageError
-from octlet.models.resnet import Outputs, ResNet
+from octlet.models.resnet import ResNet
 
 GROUP = 32
-
-
-class LinearHead(nn.Module):
-    """A network whose final layer is computed as `nn.Linear` after the pooling, where torchao finds it.
-
-    Without its rounding it gives the logits of `ResNet`, whose class activation map goes through the same
-    weights before the pooling.
-    """
-
-    def __init__(self, net: ResNet) -> None:
-        super().__init__()
-        self.net = net
-        self.fc: nn.Module = net.fc
-
-    def forward(self, scans: Tensor) -> Outputs:
-        """Map scans (N, 1, S, S) to `Outputs`; the map is not computed, and empty."""
-        embedding = self.net.features(scans).mean((2, 3))
-        return Outputs(self.fc(embedding), embedding.new_empty(0), embedding)
 
 
 def prepare_linear(net: ResNet) -> LinearHead:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from octlet.compress.channels import rebuilt
-from octlet.compress.sensitivity import answers, divergence
+from octlet.compress.answers import answers, divergence
+from octlet.compress.prune.channels import rebuilt
 from octlet.data.index import Progress
 from octlet.models.resnet import ResNet
 from octlet.models.spec import NetSpec

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from octlet.compress.config import Importance
-from octlet.compress.linear import LinearHead
+from octlet.compress.head import LinearHead
 from octlet.core.errors import GateError, UsageError
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec

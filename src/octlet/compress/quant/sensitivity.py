@@ -6,18 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-
-from octlet.compress.graph import FakeQuantised
+from octlet.compress.answers import answers, divergence
+from octlet.compress.quant.graph import FakeQuantised
 from octlet.core.files import replacing, write_text
 from octlet.data.index import Progress
 from octlet.train.loop import Fold
 
 SCANS = 32
-BATCH = 16
 COLOUR = "#0072b2"
 
 
@@ -63,22 +58,6 @@ def sensitivity(twin: FakeQuantised, fold: Fold, progress: Progress) -> list[Lay
         )
     twin.round(True)
     return sorted(costs, key=lambda cost: -cost.divergence)
-
-
-def answers(net: nn.Module, fold: Fold) -> NDArray[np.float64]:
-    """Return the logarithms of the probabilities, float64 (N, K), that a network on the CPU gives a fold."""
-    rows = []
-    net.eval()
-    with torch.inference_mode():
-        for first in range(0, len(fold), BATCH):
-            scans, _ = fold.batch(np.arange(first, min(first + BATCH, len(fold))), torch.device("cpu"))
-            rows.append(net(scans).logits.double().log_softmax(1).numpy())
-    return np.concatenate(rows)
-
-
-def divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
-    """Return the mean KL divergence of `answers` (N, K) from others, nats."""
-    return float((np.exp(expected) * (expected - found)).sum(1).mean())
 
 
 def write_sensitivity(out: Path, costs: Sequence[LayerSensitivity]) -> None:

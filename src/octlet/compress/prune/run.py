@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from octlet.compress.channels import rebuilt
 from octlet.compress.config import PRUNE_TRAINING, PruneConfig
 from octlet.compress.cost import cost_of
-from octlet.compress.prune_figure import draw_pruning
-from octlet.compress.shrink import Shrinking
-from octlet.compress.sparsity import hold_zeros, sparsity_of, zipped_bytes
+from octlet.compress.prune.channels import rebuilt
+from octlet.compress.prune.figure import draw_pruning
+from octlet.compress.prune.shrink import Shrinking
+from octlet.compress.prune.sparsity import hold_zeros, sparsity_of, zipped_bytes
 from octlet.core.errors import UsageError
 from octlet.core.files import sha256_of, write_json, write_text
 from octlet.core.settings import as_dict, from_mapping

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchao.quantization.pt2e import FakeQuantizeBase
 
-from octlet.compress.ranges import BINS, grid, least_squares_range, percentile_range
+from octlet.compress.quant.ranges import BINS, grid, least_squares_range, percentile_range
 
 LEVELS = 256
 

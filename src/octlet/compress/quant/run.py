@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octlet.compress.calibrate import calibrate
 from octlet.compress.config import QAT_TRAINING, QuantConfig
-from octlet.compress.fakequant import Watch
-from octlet.compress.graph import FakeQuantised
-from octlet.compress.linear import LinearHead, converted_linear, prepare_linear
-from octlet.compress.sensitivity import sensitivity as layer_costs
-from octlet.compress.sensitivity import write_sensitivity
+from octlet.compress.head import LinearHead
+from octlet.compress.quant.calibrate import calibrate
+from octlet.compress.quant.fakequant import Watch
+from octlet.compress.quant.graph import FakeQuantised
+from octlet.compress.quant.linear import converted_linear, prepare_linear
+from octlet.compress.quant.sensitivity import sensitivity as layer_costs
+from octlet.compress.quant.sensitivity import write_sensitivity
 from octlet.core.errors import ModelFileError, UsageError
 from octlet.core.settings import as_dict, from_mapping
 from octlet.data.split import read_split

@@ -12,8 +12,8 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 
 from octlet.compress.config import QuantConfig, is_excluded
-from octlet.compress.fakequant import ActivationFakeQuant, Watch, WeightFakeQuant
-from octlet.compress.quantizer import CONVOLUTIONS, OctletQuantizer, layer_name
+from octlet.compress.quant.fakequant import ActivationFakeQuant, Watch, WeightFakeQuant
+from octlet.compress.quant.quantizer import CONVOLUTIONS, OctletQuantizer, layer_name
 from octlet.core.errors import UsageError
 from octlet.models.resnet import Outputs, ResNet
 

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 
 from octlet.compress.config import QuantConfig
-from octlet.compress.fakequant import Watch
-from octlet.compress.graph import FakeQuantised
+from octlet.compress.quant.fakequant import Watch
+from octlet.compress.quant.graph import FakeQuantised
 from octlet.data.index import Progress
 from octlet.train.loop import Fold
 
@@ -17,8 +17,8 @@ def calibrate(twin: FakeQuantised, fold: Fold, config: QuantConfig, seed: int, p
     """Set every activation's range and switch the rounding on; return how many scans were shown.
 
     One pass finds the smallest and largest values. Where a histogram is asked for, a second pass counts, and
-    the range is cut to its percentiles or to the least squared error (`octlet.compress.ranges`). The network
-    computes in float meanwhile, so that no layer's rounding colours another's range.
+    the range is cut to its percentiles or to the least squared error (see `ranges`). The network computes in
+    float meanwhile, so that no layer's rounding colours another's range.
 
     Args:
         twin: on the CPU; left in eval mode.

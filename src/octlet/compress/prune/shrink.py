@@ -6,11 +6,18 @@ from functools import cached_property
 
 import torch
 
-from octlet.compress.channels import Bounds, ChannelGroup, Dependencies, choose_widths, widths_of, with_widths
 from octlet.compress.config import PruneConfig
 from octlet.compress.cost import cost_of
-from octlet.compress.depth import rank_units, removable, without_units
-from octlet.compress.sparsity import kernels, sparsify
+from octlet.compress.prune.channels import (
+    Bounds,
+    ChannelGroup,
+    Dependencies,
+    choose_widths,
+    widths_of,
+    with_widths,
+)
+from octlet.compress.prune.depth import rank_units, removable, without_units
+from octlet.compress.prune.sparsity import kernels, sparsify
 from octlet.data.index import Progress
 from octlet.models.resnet import ResNet
 from octlet.models.spec import NetSpec

@@ -12,7 +12,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from octlet.compress.config import is_excluded
-from octlet.compress.fakequant import ActivationFakeQuant, WeightFakeQuant
+from octlet.compress.quant.fakequant import ActivationFakeQuant, WeightFakeQuant
 
 _ATEN = torch.ops.aten
 CONVOLUTIONS = (_ATEN.conv2d.default,)

@@ -1,0 +1,26 @@
+"""What a network says of scans, and how far another is from saying the same."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from octlet.train.loop import Fold
+
+BATCH = 16
+
+
+def answers(net: nn.Module, fold: Fold) -> NDArray[np.float64]:
+    """Return the logarithms of the probabilities, float64 (N, K), that a network on the CPU gives a fold."""
+    rows = []
+    net.eval()
+    with torch.inference_mode():
+        for first in range(0, len(fold), BATCH):
+            scans, _ = fold.batch(np.arange(first, min(first + BATCH, len(fold))), torch.device("cpu"))
+            rows.append(net(scans).logits.double().log_softmax(1).numpy())
+    return np.concatenate(rows)
+
+
+def divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    """Return the mean KL divergence of `answers` (N, K) from others, nats."""
+    return float((np.exp(expected) * (expected - found)).sum(1).mean())

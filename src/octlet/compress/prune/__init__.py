@@ -1,0 +1,1 @@
+"""Channels, units and single weights, taken out step by step."""

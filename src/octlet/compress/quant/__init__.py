@@ -1,0 +1,1 @@
+"""Rounding: simulated, calibrated, trained, and turned into integers."""
