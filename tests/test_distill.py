@@ -21,6 +21,7 @@ from torch import nn
 from octlet.cli.main import main
 from octlet.compress.distil import DistilConfig, Ensemble, resized
 from octlet.compress.prune.sparsity import kernels, sparsify
+from octlet.core.bundle import CARD, open_bundle
 from octlet.core.errors import UsageError
 from octlet.core.files import sha256_of
 from octlet.core.labels import LABELS
@@ -301,6 +302,7 @@ def test_it_says_how_it_went_and_what_comes_next(scans, teacher, small, tmp_path
     assert f"next: octlet export {tmp_path / 'copy-distilled'}" in err
     code, out, err = command("export", tmp_path / "copy-distilled", "--out", tmp_path / "student.octlet")
     assert code == 0, err
+    assert "Taught by" in open_bundle(tmp_path / "student.octlet").read(CARD).decode()
 
 
 @pytest.mark.parametrize("kind", ["split", "fingerprint", "twice", "quantised", "student"])

@@ -12,7 +12,7 @@ import torch
 from easy import command, result_of
 
 from octlet.compress.prune.sparsity import sparsity_of
-from octlet.core.bundle import open_bundle
+from octlet.core.bundle import CARD, open_bundle
 from octlet.train.checkpoint import LAST, load_run, read_record
 
 GENTLE = ["--epochs", 1, "--lr", "1e-3", "--set", "round_to=8"]
@@ -75,7 +75,10 @@ def test_a_pruned_run_exports_and_quantises(cut, easy_scans, tmp_path, quick_fol
     out, _ = cut
     model = tmp_path / "small.octlet"
     assert result_of("export", out, "--out", model)["model"] == str(model)
-    assert open_bundle(model).manifest.network == load_run(out).meta["spec"]
+    bundle = open_bundle(model)
+    assert bundle.manifest.network == load_run(out).meta["spec"]
+    assert bundle.manifest.training["pruning"]["to_macs"] == 0.3
+    assert "Pruned, in steps, to 0.0" in bundle.read(CARD).decode()
     with quick_folding():
         words = ["--method", "ptq", "--set", "calibration=8", "--out", tmp_path / "int8"]
         told = result_of("quantize", out, "--data", easy_scans, *words)

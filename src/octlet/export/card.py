@@ -26,7 +26,7 @@ kind of scan or a photograph of something else. A probability is not a measured 
 {data}
 
 ## Network
-{parameters:,} parameters, family {family}, {bytes:,} bytes of ONNX; {arithmetic}. Outputs:
+{parameters:,} parameters, family {family}, {bytes:,} bytes of ONNX; {arithmetic}.{origin} Outputs:
 `logits` (N, {count}), `cam` (N, {count}, h, w), the class activation maps whose means are the logits, and
 `embedding` (N, {width}).
 
@@ -61,6 +61,7 @@ def render_card(manifest: Manifest, *, parameters: int, onnx_bytes: int, width: 
         parameters=parameters,
         family=manifest.network["family"],
         arithmetic=_arithmetic(manifest.training),
+        origin=_origin(manifest.training),
         bytes=onnx_bytes,
         width=width,
         size=manifest.preprocessing.size,
@@ -90,6 +91,20 @@ def _arithmetic(training: Mapping[str, Any]) -> str:
         f"{how['weights_bits']}-bit weights and 8-bit activations in {rounded} of {layers} layers "
         f"({how['method']}, calibrated on {how['calibrated_on']} training scans)"
     )
+
+
+def _origin(training: Mapping[str, Any]) -> str:
+    """Tell what the network was made from, where it was not simply trained."""
+    told = []
+    if pruned := training.get("pruning"):
+        if pruned["what"] == "weights":
+            told.append(f"Pruned: {pruned['sparsity']:.1%} of the weights of its dense form are zero.")
+        else:
+            told.append(f"Pruned, in steps, to {pruned['macs'] / 1e9:.3g} G multiply-accumulates.")
+    if teachers := training.get("teacher"):
+        names = ", ".join(f"{each['model']} ({each['parameters']:,} parameters)" for each in teachers)
+        told.append(f"Taught by {names}.")
+    return "".join(f" {line}" for line in told)
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:

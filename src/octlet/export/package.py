@@ -43,6 +43,7 @@ LICENCE = (
     "weights apply, with the attribution that they ask for."
 )
 IMAGES = 512
+_HISTORY = ("quantization", "float", "pruning", "distill", "teacher", "student")  # what made a network small
 # Integers differ between machines and from torch where a sum lies at the edge between two steps.
 INTEGER_TOLERANCES = Tolerances(logits=0.03, cam=0.1, embedding=0.05)
 _GOLDEN_SEED = 2018
@@ -201,7 +202,7 @@ def _manifest(subject: _Subject, name: str, licence: str) -> Manifest:
             "epoch": meta.get("epoch"),
             "prior_shift": meta.get("prior_shift", 0.0),
             "environment": meta.get("environment", {}),
-            **{key: meta[key] for key in ("quantization", "float") if key in meta},
+            **{key: meta[key] for key in _HISTORY if key in meta},
             **subject.evidence,
         },
         metrics=meta.get("metrics", {}),
