@@ -14,9 +14,9 @@ settings() { # the options of each variant
     case $1 in
     ptq) echo "--method ptq --observer histogram" ;;
     ptq-4bit) echo "--method ptq --observer histogram --weights-bits 4" ;;
-    qat) echo "--method qat --distil 1 --epochs 2 --lr 5e-6" ;;
-    qat-4bit) echo "--method qat --weights-bits 4 --distil 1 --epochs 3 --lr 1e-4" ;;
-    qat-linear) echo "--method qat-linear --distil 0 --epochs 2 --lr 1e-5" ;;
+    qat) echo "--method qat" ;;
+    qat-4bit) echo "--method qat --weights-bits 4 --observer min-max --set freeze_observers=0.5 --set match=0 --set train.amp=auto --epochs 3 --lr 1e-4" ;;
+    qat-linear) echo "--method qat-linear --distil 0 --set train.amp=auto --epochs 2 --lr 1e-5" ;;
     *) echo "no such variant: $1" >&2 && exit 2 ;;
     esac
 }

@@ -12,7 +12,7 @@ from torch import nn
 from octlet.compress.config import QuantConfig
 from octlet.compress.quant.fakequant import Watch
 from octlet.compress.quant.graph import FakeQuantised
-from octlet.compress.quant.run import QatObjective
+from octlet.compress.quant.run import QatObjective, map_error
 from octlet.core.errors import ModelFileError
 from octlet.core.labels import LABELS
 from octlet.models.resnet import Outputs, ResNet, build
@@ -272,6 +272,34 @@ def test_a_shifted_network_starts_from_the_loss_of_the_unshifted_one():
     found = QatObjective(**settings, offset=offset).loss(shifted, scans, labels)
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
     assert float(QatObjective(**settings).loss(shifted, scans, labels)) > 1.02 * float(wanted)
+
+
+def test_the_error_of_a_map_is_the_share_of_its_variance_that_is_missed():
+    maps, wanted = numbers(6, 3, 4, 2, 5), numbers(7, 3, 4, 2, 5)
+    theirs = wanted.double().numpy().transpose(1, 0, 2, 3).reshape(4, -1)
+    ours = maps.double().numpy().transpose(1, 0, 2, 3).reshape(4, -1)
+    expected = ((ours - theirs) ** 2).mean() / ((theirs - theirs.mean(1, keepdims=True)) ** 2).mean()
+    assert float(map_error(maps, wanted)) == pytest.approx(expected, rel=1e-5)
+    # a constant answer misses all of it
+    constant = wanted.mean((0, 2, 3), keepdim=True).expand_as(wanted)
+    assert float(map_error(constant, wanted)) == pytest.approx(1, rel=1e-5)
+
+
+def test_rounding_is_trained_on_maps_too_and_a_shift_is_none_of_their_error():
+    scans, labels = numbers(5, 8, 1, 32, 32) / 9, torch.arange(8) % 4
+    trained = TrainedRun(copy.deepcopy(tiny()), copy.deepcopy(META))
+    shift_prior(trained, 0.7, HERE)
+    other = build(TINY).eval()
+    settings = {"teacher": tiny(), "weight": 1.0, "half": False, "offset": 0.7 * log_shares(META, HERE)}
+    plain, matched = QatObjective(**settings), QatObjective(**settings, match=3.0)
+    with torch.no_grad():
+        same, apart_, wanted = trained.net(scans), other(scans), tiny()(scans)
+    assert float(matched.loss(same, scans, labels)) == pytest.approx(0, abs=1e-6)
+    shifted = apart_.cam + settings["offset"][:, None, None]
+    expected = float(plain.loss(apart_, scans, labels)) + 3 * float(map_error(shifted, wanted.cam))
+    assert float(matched.loss(apart_, scans, labels)) == pytest.approx(expected, rel=1e-5)
+    headless = apart_._replace(cam=torch.empty(0))  # as of a network whose last layer alone is rounded
+    assert float(matched.loss(headless, scans, labels)) == float(plain.loss(headless, scans, labels))
 
 
 def test_no_shift_leaves_the_network_and_its_record_alone():

@@ -27,24 +27,28 @@ class QuantConfig:
         calibration: training scans that are shown to the observers, without augmentation.
         exclude: layers that stay in float, by name or pattern: "layer1.*".
         prior_shift: see `octlet.train.prior.shift_prior`; it belongs before the rounding.
-        freeze_observers: share of the training steps after which activation ranges stand still.
+        freeze_observers: share of the training steps after which activation ranges stand still; with 0 they
+            stay as calibrated.
         freeze_batch_norm: share of the training steps after which batch norms use their running averages.
         distil: weight of the float network's answers in the training loss, 0 for none. With 1 the labels,
             which the network may know by heart, do not pull it away from what was tested.
         temperature: that softens both answers (Hinton et al. 2015).
+        match: weight of the squared error of the class activation maps against the float network's, as a
+            share of their variance, in the training loss.
     """
 
     method: Method = "qat"
     weights_bits: int = 8
-    observer: Literal["min-max", "histogram", "percentile"] = "min-max"
+    observer: Literal["min-max", "histogram", "percentile"] = "histogram"
     percentile: float = 99.99
     calibration: int = 256
     exclude: tuple[str, ...] = ()
     prior_shift: float = 0.0
-    freeze_observers: float = 0.5
+    freeze_observers: float = 0.0
     freeze_batch_norm: float = 0.5
     distil: float = 1.0
     temperature: float = 2.0
+    match: float = 1.0
 
     def __post_init__(self) -> None:
         check_ranges(self, "quantize", _RANGES)
@@ -59,6 +63,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("freeze_batch_norm", 0.0, 1.0),
     ("distil", 0.0, 1.0),
     ("temperature", 0.1, 100.0),
+    ("match", 0.0, 1e6),
 )
 
 
@@ -138,10 +143,12 @@ PRUNE_TRAINING: dict[str, Any] = {
     "patience": 0,
 }
 
-# What a training of few epochs from a good network needs, over the settings of the run that it starts from.
+# What a short training from a good network needs, over the settings of the run that it starts from. In bfloat16
+# the answers move by more than the rounding of weights and activations to 8 bits does.
 QAT_TRAINING: dict[str, Any] = {
     "weights": "",
-    "epochs": 2,
+    "epochs": 1,
+    "amp": "off",
     "lr": 5e-6,
     "head_lr": 0.0,
     "weight_decay": 0.0,

@@ -21,7 +21,7 @@ from octlet.compress.quant.sensitivity import write_sensitivity
 from octlet.core.errors import ModelFileError, UsageError
 from octlet.core.settings import as_dict, from_mapping
 from octlet.data.split import read_split
-from octlet.models.resnet import ResNet, build, count_parameters
+from octlet.models.resnet import Outputs, ResNet, build, count_parameters
 from octlet.models.spec import NetSpec
 from octlet.train.checkpoint import (
     BEST,
@@ -204,6 +204,7 @@ class _Job:
             half=self.settings.amp == "auto",
             freeze_observers=self.config.freeze_observers,
             freeze_batch_norm=self.config.freeze_batch_norm,
+            match=self.config.match,
             offset=offset,
         )
 
@@ -242,13 +243,14 @@ class QatObjective(Distillation):
     """The loss of the labels and the float network, and the freezing of ranges and batch norms on the way.
 
     Attributes:
-        freeze_observers, freeze_batch_norm: see `QuantConfig`.
+        freeze_observers, freeze_batch_norm, match: see `QuantConfig`.
         offset: what the prior shift took from the logits (K,) or (1,): added back, so that training does not
             undo it.
     """
 
     freeze_observers: float = 1.0
     freeze_batch_norm: float = 1.0
+    match: float = 0.0
     offset: Tensor = torch.zeros(1)  # noqa: RUF009  (never written)
 
     def before_step(self, net: nn.Module, done: float) -> None:
@@ -262,6 +264,24 @@ class QatObjective(Distillation):
     def of_logits(self, logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of shifted float32 logits (N, K)."""
         return super().of_logits(logits + self.offset.to(logits.device), scans, labels)
+
+    def loss(self, outputs: Outputs, scans: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch, float32; see `Objective.loss`."""
+        if self.teacher is None or not self.match or not outputs.cam.numel():
+            return super().loss(outputs, scans, labels)
+        answers = self.ask(self.teacher, scans)
+        offset = self.offset.to(outputs.logits.device)
+        answered = self.blend(outputs.logits.float() + offset, answers.logits, scans, labels)
+        return answered + self.match * map_error(outputs.cam.float() + offset[:, None, None], answers.cam)
+
+
+def map_error(maps: Tensor, wanted: Tensor) -> Tensor:
+    """Return the squared error of class activation maps (N, K, h, w) as a share of the variance of `wanted`.
+
+    A map tells at every place what its mean, the logit, tells once: with few scans, of which most are far
+    from any border between classes, it is much the richer target.
+    """
+    return (maps - wanted).square().mean() / wanted.var(dim=(0, 2, 3), correction=0).mean()
 
 
 def _snapped(head: nn.Module) -> nn.Module:
