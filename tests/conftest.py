@@ -18,9 +18,11 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep prepared scans out of the user's cache, and take none from there."""
+    """Keep prepared scans and choices out of the user's files, and take none from there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OCTLET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OCTLET_CONFIG", str(tmp_path_factory.mktemp("config") / "config.toml"))
+        patch.delenv("OCTLET_MODEL", raising=False)
         yield
 
 

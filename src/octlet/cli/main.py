@@ -23,6 +23,8 @@ VERBS = {
     "export": "Write a trained run as one model file.",
     "verify": "Replay a model file's golden vectors on this machine.",
     "predict": "Classify scans with a model file.",
+    "benchmark": "Time each engine on this machine; keep the fastest.",
+    "doctor": "Say what this machine is like, and what to do about each fault.",
     "evaluate": "Measure a model on labelled scans.",
     "compare": "Compare models on the same scans, paired.",
     "run": "Run a recipe from scans to report.",

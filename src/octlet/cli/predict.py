@@ -18,6 +18,8 @@ from octlet.core.files import write_text
 from octlet.core.image import IMAGE_SUFFIXES, Gray, Prepared, read_scan
 from octlet.core.labels import LABELS, NOTICE
 from octlet.core.prediction import CSV_COLUMNS, Prediction
+from octlet.runtime.choice import config_path, read_choice
+from octlet.runtime.engine import ENGINES
 from octlet.runtime.heatmap import overlay_names, write_overlay
 from octlet.runtime.predictor import Box, Predictor
 
@@ -52,13 +54,15 @@ class _Results:
 @click.option(
     "--heatmap", type=click.Path(path_type=Path), metavar="DIR", help="Write where the class was seen."
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all if not given.")
+@click.option("--engine", type=click.Choice(list(ENGINES)), help="What computes; your choice if not given.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; your choice if not given.")
 @json_option
 def command(
     model: Path | None,
     paths: tuple[Path, ...],
     csv_file: Path | None,
     heatmap: Path | None,
+    engine: str | None,
     threads: int | None,
     as_json: bool,
 ) -> int:
@@ -68,12 +72,13 @@ def command(
     also of the folders in it; hidden files and folders and linked folders are left out. Files that cannot be
     read are listed, the others are predicted, and the exit code is 3.
 
-    The model file is that of --model or of the environment variable OCTLET_MODEL.
+    The model file is that of --model or of the environment variable OCTLET_MODEL. Engine and threads are
+    those that 'octlet benchmark --choose' has kept, or ONNX Runtime on every CPU.
     """
     if model is None:
         raise UsageError("no model file is named", remedy="give -m model.octlet, or set OCTLET_MODEL")
     _check_outputs(paths, csv_file, heatmap)
-    predictor = Predictor.open(model, threads=threads)
+    predictor = _open(model, engine, threads)
     results = _predict(predictor, paths, heatmap)
     if csv_file is not None:
         _write_csv(csv_file, results.predictions)
@@ -98,6 +103,12 @@ def _check_outputs(paths: Sequence[Path], csv_file: Path | None, heatmap: Path |
     if any(path.is_dir() and heatmap.resolve().is_relative_to(path.resolve()) for path in paths):
         rule = "--heatmap lies in a folder of scans, where the next run would read the heatmaps"
         raise UsageError(rule, path=heatmap, remedy="give a folder elsewhere")
+
+
+def _open(model: Path, engine: str | None, threads: int | None) -> Predictor:
+    """Open a model file with what the command line says, and for the rest what the user has chosen."""
+    choice = read_choice(config_path())
+    return Predictor.open(model, engine=engine or choice.engine, threads=threads or choice.threads or None)
 
 
 def _predict(predictor: Predictor, paths: Sequence[Path], heatmap: Path | None) -> _Results:

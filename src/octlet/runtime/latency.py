@@ -19,9 +19,15 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class Latency:
-    """Median seconds of one scan in each engine, in the order given; the first is the reference."""
+    """What one scan takes in each engine, in the order given; the first is the reference.
+
+    Attributes:
+        medians: in seconds.
+        seconds: of every counted call, one row for each engine.
+    """
 
     medians: tuple[float, ...]
+    seconds: tuple[tuple[float, ...], ...] = ()
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -59,7 +65,7 @@ def measure(
             elapsed = clock() - start
             if number >= warm_up:
                 own.append(elapsed)
-    return Latency(tuple(map(statistics.median, seconds)))
+    return Latency(tuple(map(statistics.median, seconds)), tuple(map(tuple, seconds)))
 
 
 def measure_files(

@@ -80,7 +80,11 @@ def verify(path: str | Path, *, engine: str = "onnxruntime", threads: int | None
         ModelFileError: damaged (a hash that differs is no check that fails, but the end), without golden
             vectors, or not computable here.
     """
-    predictor = Predictor.open(path, engine=engine, threads=threads)
+    return replay(Predictor.open(path, engine=engine, threads=threads))
+
+
+def replay(predictor: Predictor) -> Report:
+    """Replay the golden vectors of a model file that is open; raises ModelFileError as `verify` does."""
     bundle = predictor.bundle
     checks = [
         Check(f"{name}: SHA-256", record.sha256[:16], record.sha256[:16], True)  # opening has compared them

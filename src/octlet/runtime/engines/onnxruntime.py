@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octlet.core.errors import ModelFileError
-from octlet.runtime.engine import Outputs
+from octlet.runtime.engine import INPUT, OUTPUTS, Outputs, first_line
 
-INPUT = "image"
-OUTPUTS = ("logits", "cam", "embedding")
+__all__ = ["INPUT", "OUTPUTS", "OnnxRuntime", "load"]
 _REMEDY = "export the model again"
 _FATAL = 4  # ONNX Runtime's quietest level: what goes wrong is raised, and told once
 
@@ -27,7 +26,7 @@ class OnnxRuntime:
         try:
             results = self._session.run(list(OUTPUTS), {INPUT: batch})
         except _faults() as error:
-            raise ModelFileError(f"ONNX Runtime cannot compute this network: {_first_line(error)}") from error
+            raise ModelFileError(f"ONNX Runtime cannot compute this network: {first_line(error)}") from error
         return Outputs(*results)
 
 
@@ -49,7 +48,7 @@ def load(model: bytes, size: int, threads: int) -> OnnxRuntime:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except _faults() as error:
         raise ModelFileError(
-            f"not a network for ONNX Runtime: {_first_line(error)}", remedy=_REMEDY
+            f"not a network for ONNX Runtime: {first_line(error)}", remedy=_REMEDY
         ) from error
     _check_interface(session, size)
     return OnnxRuntime(session)
@@ -72,7 +71,3 @@ def _faults() -> tuple[type[Exception], ...]:
 
     own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     return (*own, RuntimeError, ValueError)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
