@@ -36,7 +36,7 @@ def main(out: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        print(f"{row['network']:12} {row['what']:48} {row['ratio']:>7}  {row['wanted']}")
+        print(f"{row['network']:12} {row['what']:54} {row['ratio']:>7}  {row['wanted']}")
 
 
 def compare(name: str, folder: Path) -> list[dict[str, object]]:
@@ -54,6 +54,8 @@ def compare(name: str, folder: Path) -> list[dict[str, object]]:
         row("file: float32 / int8", files["float"].stat().st_size / files["int8"].stat().st_size, ">= 3.8"),
         row("latency: ONNX Runtime float32 / int8", taken["float"] / taken["int8"], ">= 3"),
         row("latency: torch eager float32 / int8", taken["eager"] / taken["int8"], ">= 6"),
+        row("latency: ONNX Runtime float32 / int8 in OpenVINO", taken["float"] / taken["int8, OpenVINO"]),
+        row("latency: torch eager float32 / int8 in OpenVINO", taken["eager"] / taken["int8, OpenVINO"]),
         row("peak memory: int8 / ONNX Runtime float32", peaks["int8"] / peaks["float"], "< 0.5"),
         row("peak memory: int8 / torch eager float32", peaks["int8"] / peaks["eager"]),
     ]
@@ -93,10 +95,11 @@ def latencies(net, files: dict[str, Path]) -> dict[str, float]:
     """Return the median seconds of one scan in torch eager and both files, measured in turn."""
     import torch
 
-    from octlet.runtime.engines import onnxruntime
+    from octlet.runtime.engines import onnxruntime, openvino
 
     batch = np.random.default_rng(0).uniform(-1, 1, (1, 1, SIZE, SIZE)).astype(np.float32)
     engines = {kind: onnxruntime.load(path.read_bytes(), SIZE, 1) for kind, path in files.items()}
+    engines["int8, OpenVINO"] = openvino.load(files["int8"].read_bytes(), SIZE, 1)
     scan = torch.from_numpy(batch)
 
     def eager() -> None:
