@@ -143,8 +143,8 @@ PRUNE_TRAINING: dict[str, Any] = {
     "patience": 0,
 }
 
-# What a short training from a good network needs, over the settings of the run that it starts from: in bfloat16
-# the answers move by more than the rounding to 8 bits does.
+# What a short training from a good network needs, over the settings of the run that it starts from. bfloat16
+# would move the answers by more than the rounding to 8 bits does.
 QAT_TRAINING: dict[str, Any] = {
     "weights": "",
     "epochs": 1,
