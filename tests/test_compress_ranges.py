@@ -312,7 +312,7 @@ def calibrated(counts: tuple[int, ...], seed: int = 0, **settings) -> tuple[Fake
     ],
 )
 def test_calibration_shows_as_many_scans_of_every_class_as_there_are(counts, n, wanted):
-    _, fold, shown = calibrated(counts, calibration=n)
+    _, fold, shown = calibrated(counts, calibration=n, observer="min-max")
     assert shown == len(seen) == len(set(seen)) == sum(wanted)
     assert tuple(np.bincount(fold.labels[seen], minlength=4)) == wanted
 
@@ -328,7 +328,7 @@ def test_the_draw_is_the_seeds_and_a_histogram_sees_the_same_scans_twice():
 
 def test_ranges_are_those_of_the_float_network_whatever_other_layers_round():
     """Weights of two bits: a pass that rounded would give ranges that are far off."""
-    twin, fold, _ = calibrated((4, 4, 4, 4), calibration=16)
+    twin, fold, _ = calibrated((4, 4, 4, 4), calibration=16, observer="min-max")
     net, found = prepared()[0], {}
     hooks = [
         module.register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out}))

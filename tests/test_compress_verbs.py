@@ -64,7 +64,7 @@ def quantize(scans: Path, trained: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def ptq(quantize) -> tuple[Path, dict[str, Any]]:
-    return quantize("--method", "ptq", "--sensitivity", "--set", "calibration=16")
+    return quantize("--method", "ptq", "--observer", "min-max", "--sensitivity", "--set", "calibration=16")
 
 
 @pytest.fixture(scope="module")
