@@ -56,7 +56,9 @@ int8: .venv/ready
 	    --curves float=real/finetune/fold-0/train --curves QAT=real/int8/fold-0/qat/train --out docs/results/int8
 	$(BIN)/octlet compare real/finetune/fold-0/evaluation/predictions.csv \
 	    $(foreach v,qat-linear ptq ptq-4bit qat-4bit,real/int8/fold-0/$(v)/evaluation/predictions.csv) \
-	    --name float --name QAT-linear --name PTQ --name PTQ-4bit --name QAT-4bit --out docs/results/int8-4bit
+	    --name float --name QAT-linear --name PTQ --name PTQ-4bit --name QAT-4bit \
+	    --curves QAT-linear=real/int8/fold-0/qat-linear/train --curves QAT-4bit=real/int8/fold-0/qat-4bit/train \
+	    --curves float=real/finetune/fold-0/train --out docs/results/int8-4bit
 	$(BIN)/python benchmarks/int8.py docs/results/int8-cost.csv
 
 .venv/ready: pyproject.toml constraints.txt
