@@ -223,7 +223,7 @@ def test_a_step_that_evidently_loses_stops_the_chain_and_is_not_trained_again(ru
     manifest = open_bundle(copied / "compressed.octlet").manifest
     assert manifest.training["prior_shift"] == 0.1  # by the export, where nothing is rounded
     asked = record(copied / "2-prune/config.json")
-    assert asked["teacher"] == str(copied / "train")
+    assert asked["teacher"] == sha256_of(copied / "train" / "checkpoint.safetensors")
 
 
 def test_a_killed_step_goes_on(run, copied, easy_scans, tmp_path):

@@ -15,7 +15,7 @@ from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold, epoch_order, fit, generator_for, steps_per_epoch, validate
 from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
-from octlet.train.state import make_optimizer, new_state
+from octlet.train.state import Progress, make_optimizer, new_state
 
 STILL = TrainConfig(flip=False, rotate=0, zoom=0, shift=0, brightness=0, contrast=0, speckle=0)
 TINY = NetSpec("v1.5", 8, ((UnitSpec((8, 8), 1, False),), (UnitSpec((16, 16), 2, True),)))
@@ -237,3 +237,10 @@ def test_validation_figures_are_scikit_learns():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         TrainConfig(**wrong)
+
+
+def test_the_best_epoch_is_the_first_of_the_lowest_scores_and_the_last_is_the_last():
+    progress = Progress()
+    assert [progress.close_epoch({}, score) for score in (3.0, 1.0, 2.0, 1.0)] == [True, True, False, False]
+    assert progress.kept("best") == 1
+    assert progress.kept("last") == 3
