@@ -1,7 +1,5 @@
 """`octlet distill`: teachers as one, against numpy and Pillow; the verb, through its real command line."""
 
-import contextlib
-import io
 import json
 import shutil
 import signal
@@ -15,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from easy import band, command, result_of
 from PIL import Image
 from torch import nn
 
-from octlet.cli.main import main
 from octlet.compress.distil import DistilConfig, Ensemble, resized
 from octlet.compress.prune.sparsity import kernels, sparsify
 from octlet.core.bundle import CARD, open_bundle
@@ -42,26 +40,10 @@ QUICK = ["--batch", 8, "--lr", 0.01, *STILL]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+def _no_curves():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OCTLET_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("octlet.train.run.draw_curves", lambda *_: None)  # most of the time of small nets
         yield
-
-
-def command(*words: object) -> tuple[int, str, str]:
-    """Run the command in this process; return its exit code and what it said."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(word) for word in words])
-    return code, out.getvalue(), err.getvalue()
-
-
-def result_of(*words: object) -> dict[str, Any]:
-    code, out, err = command(*words, "--json")
-    assert code == 0, err
-    result: dict[str, Any] = json.loads(out)  # one document, and nothing else on stdout
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +53,9 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for number in range(60):
         label = LABELS[number % 4]
-        pixels = rng.integers(0, 60, (48, 64)).astype(np.uint8)
-        pixels[6 + 10 * (number % 4) :][:8] += 150
         file = root / "train" / label / f"{label}-{100 + number}-1.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(file)
+        Image.fromarray(band(number % 4, rng)).save(file)
     return root
 
 
