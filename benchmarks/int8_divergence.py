@@ -1,6 +1,8 @@
-"""How far the answers of quantised runs are from the float network's, on the validation scans of their folds.
+"""How far the answers of quantised runs are from the float network's, on the validation scans of their fold.
 
-OCTLET_DATA=... python benchmarks/int8_divergence.py docs/results/int8-divergence.csv FLOAT_RUN QUANTISED...
+Rows are added to a file that is there.
+
+    OCTLET_DATA=... python benchmarks/int8_divergence.py OUT.csv FLOAT_RUN QUANTISED_RUN...
 """
 
 import csv
