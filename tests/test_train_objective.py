@@ -12,7 +12,7 @@ from torch import nn
 from octlet.compress.config import QuantConfig
 from octlet.compress.quant.fakequant import Watch
 from octlet.compress.quant.graph import FakeQuantised
-from octlet.compress.quant.run import QatObjective, map_error
+from octlet.compress.quant.run import QatObjective
 from octlet.core.errors import ModelFileError
 from octlet.core.labels import LABELS
 from octlet.models.resnet import Outputs, ResNet, build
@@ -26,6 +26,7 @@ from octlet.train.objective import (
     Objective,
     cam_distance,
     distillation,
+    map_error,
     on_one_grid,
     similarity_distance,
 )
@@ -216,7 +217,7 @@ class Once(nn.Module):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("match", ["cam", "features"])
+@pytest.mark.parametrize("match", ["maps", "cam", "features"])
 def test_matching_adds_its_distance_and_asks_the_teacher_once(match, weight):
     student = Outputs(STUDENT, numbers(10, 7, 4, 6, 5), numbers(11, 7, 12))
     teacher = Once(Outputs(TEACHER, numbers(12, 7, 4, 6, 5), numbers(13, 7, 5)))
@@ -224,7 +225,11 @@ def test_matching_adds_its_distance_and_asks_the_teacher_once(match, weight):
     found = float(objective.loss(student, SCANS, TRUTH))
     hard, soft = cross_entropy(STUDENT, TRUTH, 0.1), divergence(STUDENT, TEACHER, 2.0)
     told = teacher.outputs
-    added = apart(student.cam, told.cam) if match == "cam" else unlike(student.embedding, told.embedding)
+    added = {
+        "maps": float(((student.cam - told.cam) ** 2).mean() / told.cam.var((0, 2, 3), correction=0).mean()),
+        "cam": apart(student.cam, told.cam),
+        "features": unlike(student.embedding, told.embedding),
+    }[match]
     assert found == pytest.approx(weight * soft + (1 - weight) * hard + 3 * added, rel=1e-5)
     assert teacher.asked == 1
 

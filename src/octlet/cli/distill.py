@@ -29,7 +29,9 @@ _OF_THE_LOSS = ("weight", "temperature", "match", "match_weight")
 @click.option("--weight", type=float, help="Of the teacher's answers, 0 to 1; the labels have the rest.")
 @click.option("--temperature", type=float, help="That softens the answers of both.")
 @click.option(
-    "--match", type=click.Choice(["none", "cam", "features"]), help="What else shall be like the teacher's."
+    "--match",
+    type=click.Choice(["none", "maps", "cam", "features"]),
+    help="What else shall be like the teacher's.",
 )
 @click.option("--match-weight", type=float, help="What that likeness counts in the loss.")
 @click.option("--size", type=int, help="Side of the student's input, pixels; the teacher's.")
@@ -66,7 +68,7 @@ def command(
     own, training = settings_tables("distill", loss, named, overrides)
     config = from_mapping(DistilConfig, own, "distill")
     if config.match == "none" and "match_weight" in own:
-        raise click.UsageError("--match-weight needs --match cam or --match features")
+        raise click.UsageError("--match-weight needs --match")
     base = student or teachers[0]
     place = out or (base if base.name else base.resolve()).with_name(f"{base.resolve().name}-distilled")
     with bar_feedback(as_json) as feedback:

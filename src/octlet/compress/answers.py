@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from octlet.models.resnet import Outputs
 from octlet.train.loop import Fold
 
 BATCH = 16
@@ -17,8 +18,13 @@ def answers(net: nn.Module, fold: Fold) -> NDArray[np.float64]:
     with torch.inference_mode():
         for first in range(0, len(fold), BATCH):
             scans, _ = fold.batch(np.arange(first, min(first + BATCH, len(fold))), torch.device("cpu"))
-            rows.append(net(scans).logits.double().log_softmax(1).numpy())
+            rows.append(log_probabilities(net(scans)))
     return np.concatenate(rows)
+
+
+def log_probabilities(outputs: Outputs) -> NDArray[np.float64]:
+    """Return the logarithms of the probabilities, float64 (N, K), of what a network on the CPU gave."""
+    return outputs.logits.double().log_softmax(1).numpy()
 
 
 def divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:

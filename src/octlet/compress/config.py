@@ -92,6 +92,8 @@ class PruneConfig:
         last_epochs: of the training after the last step; 0 takes as many as after every step.
         distil: weight of the dense network's answers in the training loss, 0 for none.
         temperature: that softens both answers (Hinton et al. 2015).
+        match: weight of the squared error of the class activation maps against the dense network's, as a
+            share of their variance, in the training loss; 0 where `distil` is.
     """
 
     what: Literal["channels", "weights"] = "channels"
@@ -108,6 +110,7 @@ class PruneConfig:
     last_epochs: int = 0
     distil: float = 1.0
     temperature: float = 2.0
+    match: float = 1.0
 
     def __post_init__(self) -> None:
         check_ranges(self, "prune", _PRUNE_RANGES)
@@ -127,6 +130,7 @@ _PRUNE_RANGES: tuple[tuple[str, float, float], ...] = (
     ("last_epochs", 0, 10_000),
     ("distil", 0.0, 1.0),
     ("temperature", 0.1, 100.0),
+    ("match", 0.0, 1e6),
 )
 
 # What a training between two steps of pruning needs, over the settings of the run that it starts from.

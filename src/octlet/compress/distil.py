@@ -32,7 +32,7 @@ from octlet.train.run import (
 )
 from octlet.train.state import new_state
 
-Match = Literal["none", "cam", "features"]
+Match = Literal["none", "maps", "cam", "features"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class DistilConfig:
     Attributes:
         weight: of the teacher's answers in the loss, in 0..1; the labels have the rest.
         temperature: that softens both answers (Hinton et al. 2015).
-        match: what else is drawn to the teacher's: class activation maps (cam) or the similarities of a
-            batch's embeddings (features); see `octlet.train.objective`.
-        match_weight: what that distance, a mean in 0..4, is multiplied by before it is added.
+        match: what else is drawn to the teacher's: class activation maps as they are (maps) or each of length
+            one (cam), or the similarities of a batch's embeddings (features); see `octlet.train.objective`.
+        match_weight: what that distance, about 1 or less for maps, in 0..4 for the others, is multiplied by
+            before it is added.
     """
 
     weight: float = 0.7

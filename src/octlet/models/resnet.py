@@ -102,21 +102,32 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(width, spec.classes)
         _initialise(self)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Return the last feature map, (N, C, S / 32, S / 32)."""
+    def stem(self, x: Tensor) -> Tensor:
+        """Map scans (N, channels, S, S) to what the first unit takes, (N, C, S / 4, S / 4)."""
         x = self.conv1(x)
         if self.bn1 is not None:
             x = F.relu(self.bn1(x))
-        x = F.max_pool2d(x, 3, 2, 1)
+        return F.max_pool2d(x, 3, 2, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the last feature map, (N, C, S / 32, S / 32)."""
+        x = self.stem(x)
         for i in range(1, len(self.spec.stages) + 1):
             x = self.get_submodule(f"layer{i}")(x)
+        return self.activated(x)
+
+    def activated(self, x: Tensor) -> Tensor:
+        """Map what the last unit gives to the last feature map, of the same shape."""
         return x if self.norm is None else F.relu(self.norm(x))
+
+    def head(self, features: Tensor) -> Outputs:
+        """Map the last feature map to `Outputs`."""
+        cam = F.conv2d(features, self.fc.weight[:, :, None, None], self.fc.bias)
+        return Outputs(cam.mean((2, 3)), cam, features.mean((2, 3)))
 
     def forward(self, x: Tensor) -> Outputs:
         """Map scans (N, channels, S, S) to `Outputs`."""
-        features = self.features(x)
-        cam = F.conv2d(features, self.fc.weight[:, :, None, None], self.fc.bias)
-        return Outputs(cam.mean((2, 3)), cam, features.mean((2, 3)))
+        return self.head(self.features(x))
 
 
 def _initialise(net: ResNet) -> None:

@@ -1,9 +1,13 @@
 """Which residual units a network can do without."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from octlet.compress.answers import answers, divergence
+import numpy as np
+import torch
+from torch import Tensor
+
+from octlet.compress.answers import BATCH, divergence, log_probabilities
 from octlet.compress.prune.channels import rebuilt
 from octlet.data.index import Progress
 from octlet.models.resnet import ResNet
@@ -56,11 +60,33 @@ def rank_units(net: ResNet, fold: Fold, progress: Progress) -> list[tuple[float,
 
     Returns pairs of the mean KL divergence from the whole network's answers, nats, and the unit.
     """
-    sample = fold.sample(SCANS)
-    whole = answers(net, sample)
+    net.eval()
     units = removable(net.spec)
+    costs = dict.fromkeys(units, 0.0)
+    sample = fold.sample(SCANS)
+    with torch.inference_mode():
+        for first in progress(range(0, len(sample), BATCH)):
+            rows = np.arange(first, min(first + BATCH, len(sample)))
+            scans, _ = sample.batch(rows, torch.device("cpu"))
+            for unit, cost in _costs(net, scans, units):
+                costs[unit] += cost * len(rows) / len(sample)
+    return sorted((cost, unit) for unit, cost in costs.items())
 
-    def cost(unit: Unit) -> float:
-        return divergence(whole, answers(without_units(net, [unit]), sample))
 
-    return sorted((cost(units[k]), units[k]) for k in progress(range(len(units))))
+def _costs(net: ResNet, scans: Tensor, units: Iterable[Unit]) -> Iterator[tuple[Unit, float]]:
+    """Yield the divergence without each unit; what lies before it is computed once for all."""
+    layers = {
+        (i, u): net.get_submodule(f"layer{i + 1}.{u}")
+        for i, stage in enumerate(net.spec.stages)
+        for u in range(len(stage))
+    }
+    inputs, x = {}, net.stem(scans)
+    for place, layer in layers.items():
+        inputs[place] = x
+        x = layer(x)
+    whole = log_probabilities(net.head(net.activated(x)))
+    for unit in units:
+        x = inputs[unit]
+        for place, layer in layers.items():
+            x = layer(x) if place > unit else x
+        yield unit, divergence(whole, log_probabilities(net.head(net.activated(x))))

@@ -40,7 +40,7 @@ from octlet.train.checkpoint import (
 )
 from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold, validate
-from octlet.train.objective import Distillation, Objective
+from octlet.train.objective import MatchedDistillation, Objective
 from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, fresh_net
 from octlet.train.state import new_state
 
@@ -195,12 +195,14 @@ class _Job:
 
     def _objective(self, settings: TrainConfig) -> Objective:
         device = device_of(settings)
-        return Distillation(
+        return MatchedDistillation(
             label_smoothing=settings.label_smoothing,
             teacher=copy.deepcopy(self.teacher).eval().to(device) if self.config.distil else None,
             weight=self.config.distil,
             temperature=self.config.temperature,
             half=settings.amp == "auto",
+            match="maps",
+            match_weight=self.config.match,
         )
 
     def _figures(self, net: ResNet) -> dict[str, float]:

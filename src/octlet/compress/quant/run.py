@@ -34,7 +34,7 @@ from octlet.train.checkpoint import (
 )
 from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold, validate
-from octlet.train.objective import Distillation
+from octlet.train.objective import Distillation, map_error
 from octlet.train.prior import log_shares, shift_prior
 from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of
 from octlet.train.state import new_state
@@ -273,15 +273,6 @@ class QatObjective(Distillation):
         offset = self.offset.to(outputs.logits.device)
         answered = self.blend(outputs.logits.float() + offset, answers.logits, scans, labels)
         return answered + self.match * map_error(outputs.cam.float() + offset[:, None, None], answers.cam)
-
-
-def map_error(maps: Tensor, wanted: Tensor) -> Tensor:
-    """Return the squared error of class activation maps (N, K, h, w) as a share of the variance of `wanted`.
-
-    A map tells at every place what its mean, the logit, tells once: with few scans, of which most are far
-    from any border between classes, it is much the richer target.
-    """
-    return (maps - wanted).square().mean() / wanted.var(dim=(0, 2, 3), correction=0).mean()
 
 
 def _snapped(head: nn.Module) -> nn.Module:
