@@ -24,6 +24,7 @@ from octlet.train.objective import (
     Distillation,
     MatchedDistillation,
     Objective,
+    Remembered,
     cam_distance,
     distillation,
     map_error,
@@ -246,6 +247,24 @@ def test_matching_is_computed_in_float32_whatever_the_networks_arithmetic():
     ]
     assert {each.dtype for each in found} == {torch.float32}
     assert len({float(each) for each in found}) == 1
+
+
+def test_a_teacher_that_remembers_says_the_same_and_is_asked_once_for_a_scan():
+    class Counting(nn.Module):
+        asked = 0
+
+        def forward(self, scans: torch.Tensor) -> Outputs:
+            self.asked += len(scans)
+            return tiny()(scans)
+
+    scans, teacher = numbers(14, 5, 1, 32, 32), Counting()
+    remembered = Remembered(teacher)
+    with torch.no_grad():
+        for picks in ([0, 1, 1], [1, 2, 0, 3], [3, 3], [4]):
+            found, expected = remembered(scans[picks]), tiny()(scans[picks])
+            for ours, theirs in zip(found, expected, strict=True):
+                torch.testing.assert_close(ours, theirs)
+    assert teacher.asked == 5
 
 
 def test_log_shares_are_those_of_the_training_scans():

@@ -206,6 +206,30 @@ class Silent:
         pass
 
 
+class Watched(Objective):
+    """Keeps the scans that the network is shown."""
+
+    def loss(self, outputs, scans, labels):
+        seen.extend(scan.numpy().tobytes() for scan in scans)
+        return super().loss(outputs, scans, labels)
+
+
+seen: list[bytes] = []
+
+
+@pytest.mark.parametrize(("views", "expected"), [(0, 6 * 9 * 12), (3, 3 * 12)])
+def test_views_come_again_whatever_the_seed(views, expected):
+    seen.clear()
+    rng = np.random.default_rng(0)
+    scans = Fold(rng.integers(0, 256, (12, 32, 32), np.uint8), np.arange(12), np.repeat(np.arange(4), 3))
+    for seed in range(6):
+        config = TrainConfig(epochs=9, batch=4, amp="off", views=views, balanced=False, seed=seed)
+        state = new_state(build(TINY), config, torch.device("cpu"))
+        assert fit(state, scans, scans, config, torch.device("cpu"), Silent(), Watched())
+    assert len(seen) == 6 * 9 * 12
+    assert len(set(seen)) == expected
+
+
 def test_patience_stops_a_run_that_no_longer_gets_better():
     """With next to no learning rate and no batch norm nothing moves, so the first epoch stays the best."""
     frozen = NetSpec("v2", 8, ((UnitSpec((8, 8, 8), 1, True),),))

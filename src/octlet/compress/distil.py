@@ -19,7 +19,7 @@ from octlet.models.resnet import Outputs, count_parameters
 from octlet.train.checkpoint import BEST, TrainedRun, load_float_run
 from octlet.train.config import TrainConfig
 from octlet.train.loop import validate
-from octlet.train.objective import Distillation, MatchedDistillation, on_one_grid
+from octlet.train.objective import Distillation, MatchedDistillation, Remembered, on_one_grid
 from octlet.train.run import (
     Feedback,
     RunPlace,
@@ -208,7 +208,7 @@ class _Lesson:
             "student": {f"val_{key}": kept[f"val_{key}"] for key in shown},
         }
 
-    def _teacher(self, device: torch.device) -> Ensemble:
+    def _teacher(self, device: torch.device) -> nn.Module:
         size = self.settings.size
         for each in self.teachers:
             if each.size != size:
@@ -218,7 +218,8 @@ class _Lesson:
         teacher = Ensemble(nets, [each.size for each in self.teachers])
         if device.type == "cpu":
             teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return teacher.to(device).eval()
+        teacher = teacher.to(device).eval()
+        return Remembered(teacher) if self.settings.views else teacher
 
     def _objective(self, teacher: nn.Module) -> Distillation:
         smoothing, half = self.settings.label_smoothing, self.settings.amp == "auto"

@@ -21,7 +21,7 @@ from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
 from octlet.train.state import TrainState
 
-_ORDER, _BATCH = 0, 1  # which stream of random numbers
+_ORDER, _BATCH, _VIEW = 0, 1, 2  # which stream of random numbers
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def train_epoch(
         objective.before_step(state.net, step / total)
         scans, labels = fold.batch(picks, device)
         generator = generator_for(config.seed, place.epoch, place.step, _BATCH)
-        loss, logits = _step(state, augment(scans, config, generator), labels, config, device, objective)
+        shown = _shown(scans, picks, config, generator)
+        loss, logits = _step(state, shown, labels, config, device, objective)
         place.loss_sum += loss * len(picks)
         place.correct += int((logits.argmax(1) == labels).sum())
         place.seen += len(picks)
@@ -118,6 +119,17 @@ def train_epoch(
         if watcher.step(step + 1, total, loss):
             return False
     return True
+
+
+def _shown(
+    scans: Tensor, picks: NDArray[np.int64], config: TrainConfig, generator: torch.Generator
+) -> Tensor:
+    """Return a batch augmented anew, or for each scan one of the versions of it that there are."""
+    if not config.views:
+        return augment(scans, config, generator)
+    views = torch.randint(config.views, (len(scans),), generator=generator).tolist()
+    each = zip(scans, views, picks.tolist(), strict=True)
+    return torch.cat([augment(s[None], config, generator_for(0, v, pick, _VIEW)) for s, v, pick in each])
 
 
 def _set_rate(state: TrainState, config: TrainConfig, step: int, total: int) -> None:

@@ -1,5 +1,6 @@
 """What a training minimises, and what it changes on its way."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -91,6 +92,28 @@ class Distillation(Objective):
         if self.weight == 1:
             return soft
         return self.weight * soft + (1 - self.weight) * super().of_logits(logits, scans, labels)
+
+
+class Remembered(nn.Module):
+    """A teacher that is asked once for each scan that it is shown, told apart by its pixels.
+
+    It pays where the same augmented versions come again, see `TrainConfig.views` (Shen and Xing 2022,
+    arXiv:2112.01528: answers that are kept instead of computed again for each epoch).
+    """
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self._known: dict[bytes, tuple[Tensor, ...]] = {}
+
+    def forward(self, scans: Tensor) -> Outputs:
+        """Map scans (N, 1, S, S) to `Outputs`."""
+        keys = [hashlib.blake2b(scan.cpu().numpy().tobytes(), digest_size=16).digest() for scan in scans]
+        new = {key: i for i, key in enumerate(keys) if key not in self._known}
+        if new:
+            answers = self.teacher(scans[list(new.values())])
+            self._known |= zip(new, zip(*answers, strict=True), strict=True)
+        return Outputs(*(torch.stack(rows) for rows in zip(*(self._known[key] for key in keys), strict=True)))
 
 
 def on_one_grid(maps: Sequence[Tensor]) -> list[Tensor]:

@@ -11,10 +11,12 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from octlet.compress.config import PRUNE_TRAINING, PruneConfig
 from octlet.compress.cost import cost_of
@@ -40,7 +42,7 @@ from octlet.train.checkpoint import (
 )
 from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold, validate
-from octlet.train.objective import MatchedDistillation, Objective
+from octlet.train.objective import MatchedDistillation, Objective, Remembered
 from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, fresh_net
 from octlet.train.state import new_state
 
@@ -194,16 +196,24 @@ class _Job:
         return settings
 
     def _objective(self, settings: TrainConfig) -> Objective:
-        device = device_of(settings)
         return MatchedDistillation(
             label_smoothing=settings.label_smoothing,
-            teacher=copy.deepcopy(self.teacher).eval().to(device) if self.config.distil else None,
+            teacher=self._master if self.config.distil else None,
             weight=self.config.distil,
             temperature=self.config.temperature,
             half=settings.amp == "auto",
             match="maps",
             match_weight=self.config.match,
         )
+
+    @cached_property
+    def _master(self) -> nn.Module:
+        """The teacher of all steps: where views come again, it answers once for all of them."""
+        device = device_of(self.settings)
+        net = copy.deepcopy(self.teacher).eval().to(device)
+        if device.type == "cpu":
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Remembered(net) if self.settings.views else net
 
     def _figures(self, net: ResNet) -> dict[str, float]:
         exact = replace(self.settings, amp="off")
