@@ -1,5 +1,6 @@
 """Fixtures that every test file may use."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import easy
 import pytest
+import tiny
 from hypothesis import settings
 
 settings.register_profile("octlet", deadline=None, derandomize=True)  # a slow machine is no failure
@@ -39,33 +41,9 @@ def octlet() -> Run:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of a network of 13,268 seeded random weights, with batch norms that do something."""
-    import torch
-
-    from octlet.models.resnet import build
-    from octlet.models.spec import NetSpec, UnitSpec
-    from octlet.train.checkpoint import save_run
-
-    strides = {8: 1, 12: 2, 16: 2, 20: 2}
-    stages = tuple((UnitSpec((width, width), stride, stride > 1),) for width, stride in strides.items())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        net = build(NetSpec("v1.5", 8, stages))
-        for module in net.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.normal_(module.get_buffer("running_mean"))
-                torch.nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2.0)
-    meta = {
-        "spec": net.spec.as_dict(),
-        "size": 64,
-        "config": {"model": "tiny"},
-        "epoch": 3,
-        "metrics": {"val_loss": 1.25, "val_accuracy": 0.5},
-        "data": {"fingerprint": "f" * 64, "scans": 12, "patients": 7, "per_class": {"CNV": 12}},
-        "environment": {"git": None, "seed": 7},
-    }
+    """The run folder of `tiny`."""
     folder = tmp_path_factory.mktemp("tiny") / "tiny-run"
-    save_run(folder, net, meta)
+    tiny.write_run(folder)
     return folder
 
 
@@ -88,12 +66,13 @@ def easy_run(easy_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def model_file(tiny_run: Path) -> Path:
-    """The tiny run as a model file; do not write to it."""
-    from octlet.export.package import export_run
-
-    export_run(tiny_run, tiny_run.parent / "model.octlet", name="tiny")
-    return tiny_run.parent / "model.octlet"
+def model_file(request: pytest.FixtureRequest) -> Path:
+    """The tiny run as a model file; do not write to it. OCTLET_TEST_MODEL names it where torch is not."""
+    if ready := os.environ.get("OCTLET_TEST_MODEL"):
+        return Path(ready)
+    run: Path = request.getfixturevalue("tiny_run")
+    tiny.write_model(run, run.parent / "model.octlet")
+    return run.parent / "model.octlet"
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ docs/preprocessing.md.
 """
 
 import io
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,10 @@ def read_scan(path: str | Path) -> Gray:
     return decode(data, str(file))
 
 
+# what Pillow's decoders raise on damaged data; the last four from its TIFF reader
+_DAMAGED = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, struct.error)
+
+
 def decode(data: bytes, name: str) -> Gray:
     """Decode one gray, colour or palette image to 8-bit gray.
 
@@ -75,7 +80,7 @@ def decode(data: bytes, name: str) -> Gray:
         raise InputError(rule, path=name, remedy="export the B-scan as JPEG or PNG") from error
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on damaged data
+    except _DAMAGED as error:
         rule = f"the image is damaged or cut short: {error}"
         raise InputError(rule, path=name, remedy="copy or export the scan again") from error
 

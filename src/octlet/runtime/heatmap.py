@@ -76,15 +76,22 @@ def overlay(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> NDArra
     return image
 
 
-def write_overlay(path: Path, gray: Gray, cam: NDArray[np.float32], size: int, box: Box, label: str) -> None:
-    """Write the overlay of `label`'s map as PNG with the notice, whole or not at all; `cam` is (4, h, w)."""
+def overlay_png(
+    gray: Gray, cam: NDArray[np.float32], size: int, box: Box, label: str, level: int = 6
+) -> bytes:
+    """Return the overlay of `label`'s map, of `cam` (4, h, w), as PNG with the notice; level is zlib's."""
     image = Image.fromarray(overlay(gray, cam[LABELS.index(label)], size, box))
     text = PngImagePlugin.PngInfo()
     text.add_text("Description", f"Class activation map of {label} ({NAMES[label]})")
     text.add_text("Disclaimer", NOTICE)  # a keyword of the PNG specification
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=text)
-    write_bytes(path, buffer.getvalue())
+    image.save(buffer, "PNG", pnginfo=text, compress_level=level)
+    return buffer.getvalue()
+
+
+def write_overlay(path: Path, gray: Gray, cam: NDArray[np.float32], size: int, box: Box, label: str) -> None:
+    """Write `overlay_png` to a file, whole or not at all."""
+    write_bytes(path, overlay_png(gray, cam, size, box, label))
 
 
 def overlay_names(files: Iterable[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Predictions over HTTP, from a model file on this machine."""

@@ -1,0 +1,21 @@
+"""What one request may take of the machine."""
+
+from dataclasses import dataclass
+
+FILES = 32  # in one form
+HEATMAP_PIXELS = 4_000_000  # of a scan; drawing a map takes some 60 bytes for each
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What `octlet serve` lets be set.
+
+    Attributes:
+        upload: bytes of a request's body.
+        seconds: from a request's headers to its answer.
+        waiting: requests that wait while another is computed; so many uploads and one are held in memory.
+    """
+
+    upload: int = 20_000_000
+    seconds: float = 30.0
+    waiting: int = 16
