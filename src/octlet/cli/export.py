@@ -31,15 +31,24 @@ from octlet.export.package import export_run
     show_default=True,
     help="Simulated scans to compare a quantised network on.",
 )
+@click.option("--litert", is_flag=True, help="Carry the network for LiteRT too, beside ONNX.")
 @json_option
 def command(
-    run: Path, out: Path, name: str, prior_shift: float, licence: str, images: int, as_json: bool
+    run: Path,
+    out: Path,
+    name: str,
+    prior_shift: float,
+    licence: str,
+    images: int,
+    litert: bool,
+    as_json: bool,
 ) -> None:
     """Write a trained run as one model file.
 
     The file holds the network in ONNX, golden vectors for a self-check, every SHA-256 and a model card. It is
     written only if ONNX Runtime computes what torch does, and, for a quantised run, if it computes every
-    layer in integers and gives the labels that training simulated.
+    layer in integers and gives the labels that training simulated. With --litert it holds the same network
+    for LiteRT, to which all of that applies as well.
     """
     say(f"exporting {run}")
     result = export_run(
@@ -49,6 +58,7 @@ def command(
         licence=licence,
         prior_shift=prior_shift,
         images=images,
+        litert=litert,
         progress=bar("comparing images"),
     )
     if as_json:
@@ -57,11 +67,21 @@ def command(
         click.echo(f"{result['model']}: {result['name']}, {result['bytes']:,} bytes")
         click.echo(f"{result['parameters']:,} parameters, input {result['size']} x {result['size']}")
         click.echo(f"SHA-256 {result['sha256']}\n")
-        rows = [(output, f"{value:.1e}") for output, value in result["parity"].items()]
-        click.echo(table(("output", "torch against ONNX Runtime, share of range"), rows))
+        _print_parity(result)
         if "integers" in result:
             _print_integers(result)
+        if litert:
+            click.echo(f"LiteRT runs {_counted(result['litert']['operators'])}")
     next_step(f"octlet verify {quote(str(out))}")
+
+
+def _print_parity(result: dict[str, Any]) -> None:
+    found = {"ONNX Runtime": result["parity"]}
+    if "litert" in result:
+        found["LiteRT"] = result["litert"]["parity"]
+    rows = [(output, *(f"{each[output]:.1e}" for each in found.values())) for output in result["parity"]]
+    click.echo("How far from torch, as shares of each output's range:")
+    click.echo(table(("output", *found), rows))
 
 
 def _print_integers(result: dict[str, Any]) -> None:
@@ -80,5 +100,10 @@ def _print_integers(result: dict[str, Any]) -> None:
         + table(("rounding", "images", "same label", "or a tie", "logits off, share of range"), rows)
         + "\n"
     )
-    counts = sorted(result["operators"].items(), key=lambda each: -each[1])
-    click.echo("ONNX Runtime runs " + ", ".join(f"{count} {name}" for name, count in counts))
+    click.echo(f"ONNX Runtime runs {_counted(result['operators'])}")
+
+
+def _counted(operators: dict[str, int]) -> str:
+    return ", ".join(
+        f"{count} {name}" for name, count in sorted(operators.items(), key=lambda each: -each[1])
+    )

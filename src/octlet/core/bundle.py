@@ -6,6 +6,7 @@ It is ONE zip archive of stored (uncompressed) entries, which any zip tool opens
     README.md       the model card
     golden.npz      a few inputs with the outputs that they must give (octlet.runtime.verify)
     model.onnx      the network of the engine "onnxruntime"
+    model.tflite    the network of the engine "litert", where the file carries one
 
 The archive has exactly one form (PKWARE APPNOTE 6.3.10, sections 4.3.7, 4.3.12 and 4.3.16): the manifest
 first, the rest by name, no extra fields, no comment, the date 1980-01-01. So the same contents are the same
@@ -32,7 +33,8 @@ from octlet.core.image import RECIPE
 from octlet.core.labels import LABELS, NOTICE
 
 SCHEMA = 1
-MANIFEST, CARD, GOLDEN, ONNX = "manifest.json", "README.md", "golden.npz", "model.onnx"
+MANIFEST, CARD, GOLDEN = "manifest.json", "README.md", "golden.npz"
+ONNX, TFLITE = "model.onnx", "model.tflite"
 MAX_BYTES = 2**31 - 1  # of all entries: what 32-bit zip fields and an ONNX protobuf hold
 MAX_MANIFEST, MAX_ENTRIES = 2**20, 16
 

@@ -26,7 +26,7 @@ kind of scan or a photograph of something else. A probability is not a measured 
 {data}
 
 ## Network
-{parameters:,} parameters, family {family}, {bytes:,} bytes of ONNX; {arithmetic}.{origin} Outputs:
+{parameters:,} parameters, family {family}, {bytes:,} bytes of ONNX{litert}; {arithmetic}.{origin} Outputs:
 `logits` (N, {count}), `cam` (N, {count}, h, w), the class activation maps whose means are the logits, and
 `embedding` (N, {width}).
 
@@ -49,8 +49,10 @@ itself to {size} x {size} pixels (bilinear); values 0 to 255 mapped to -1 to 1. 
 """
 
 
-def render_card(manifest: Manifest, *, parameters: int, onnx_bytes: int, width: int) -> str:
-    """Return the card as Markdown; `width` is the length of the embedding."""
+def render_card(
+    manifest: Manifest, *, parameters: int, onnx_bytes: int, width: int, litert_bytes: int = 0
+) -> str:
+    """Return the card as Markdown; `width` is the length of the embedding, 0 bytes are no LiteRT file."""
     return _CARD.format(
         name=manifest.name,
         notice=manifest.notice,
@@ -63,6 +65,7 @@ def render_card(manifest: Manifest, *, parameters: int, onnx_bytes: int, width: 
         arithmetic=_arithmetic(manifest.training),
         origin=_origin(manifest.training),
         bytes=onnx_bytes,
+        litert=f" and {litert_bytes:,} of LiteRT" if litert_bytes else "",
         width=width,
         size=manifest.preprocessing.size,
         metrics=_metrics(manifest.metrics),

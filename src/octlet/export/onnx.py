@@ -1,6 +1,7 @@
 """From a network in torch to ONNX, and the proof that both compute the same."""
 
 import contextlib
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from octlet.core.bundle import Tolerances
 from octlet.core.errors import GateError, ModelFileError
 from octlet.core.labels import LABELS
 from octlet.models.resnet import ResNet
-from octlet.runtime.engine import Outputs
+from octlet.runtime.engine import DEFAULT, ENGINES, Engine, Outputs
 from octlet.runtime.engines import onnxruntime
 from octlet.runtime.verify import compare
 
@@ -92,6 +93,13 @@ def torch_outputs(net: nn.Module, batch: NDArray[np.float32]) -> list[Outputs]:
     return [Outputs(logits[row], cam[row], embedding[row]) for row in rows]
 
 
+def load(engine: str, model: bytes, size: int) -> Engine:
+    """Load a network's bytes into an engine, with as many threads as torch has."""
+    module = importlib.import_module(f"octlet.runtime.engines.{engine}")
+    loaded: Engine = module.load(model, size, torch.get_num_threads())
+    return loaded
+
+
 def check_parity(
     model: bytes,
     net: nn.Module,
@@ -99,15 +107,17 @@ def check_parity(
     tolerances: Tolerances,
     *,
     noise: int = RANDOM_INPUTS,
+    engine: str = DEFAULT,
 ) -> dict[str, float]:
-    """Compare torch with ONNX Runtime on the golden inputs and on inputs of uniform noise.
+    """Compare torch with an engine on the golden inputs and on inputs of uniform noise.
 
     Args:
-        model: the ONNX file's bytes.
+        model: the bytes of the engine's file.
         net: what they were exported from.
         golden: float32 (N, 1, S, S) in -1..1.
         tolerances: the largest differences, as shares of the golden outputs' ranges.
         noise: how many inputs of noise.
+        engine: its name.
 
     Returns:
         For each output the largest absolute difference, as a share of the range of torch's values.
@@ -119,17 +129,17 @@ def check_parity(
     random = np.random.default_rng(0).uniform(-1, 1, (noise, 1, size, size)).astype(np.float32)
     batch = np.concatenate([golden, random])
     expected = torch_outputs(net, batch)
-    engine = onnxruntime.load(model, size, torch.get_num_threads())
-    actual = [engine.run(batch[i : i + 1]) for i in range(len(batch))]
+    loaded, title = load(engine, model, size), ENGINES[engine].title
+    actual = [loaded.run(batch[i : i + 1]) for i in range(len(batch))]
     differences = compare(expected, actual)
     for name, difference in differences.items():
         limit: float = getattr(tolerances, name)
         if not difference <= limit:
             raise GateError(
-                f"ONNX Runtime's {name} are {difference:.1e} of their range from torch's, over {limit:.0e}"
+                f"{title}'s {name} are {difference:.1e} of their range from torch's, over {limit:.0e}"
             )
     if _labels(expected) != _labels(actual):
-        raise GateError("ONNX Runtime gives an input another label than torch")
+        raise GateError(f"{title} gives an input another label than torch")
     return differences
 
 

@@ -1,6 +1,7 @@
 """A trained run becomes one model file."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from octlet.core.bundle import (
     CARD,
     GOLDEN,
     ONNX,
+    TFLITE,
     EngineFile,
     Manifest,
     Preprocessing,
@@ -30,10 +32,12 @@ from octlet.core.labels import LABELS
 from octlet.data.index import Progress
 from octlet.data.phantom import simulate
 from octlet.export.card import render_card
+from octlet.export.litert import LiteRtModel, require_litert, to_litert
 from octlet.export.onnx import RANDOM_INPUTS, check_parity, to_onnx, torch_outputs
 from octlet.export.qdq import check_integers, check_placement, to_qdq
 from octlet.models.resnet import count_parameters
 from octlet.models.spec import NetSpec
+from octlet.runtime.engine import DEFAULT, ENGINES
 from octlet.runtime.verify import GoldenVector, dump_golden
 from octlet.train.checkpoint import is_quantised, load_run, read_record
 from octlet.train.prior import shift_prior
@@ -43,6 +47,7 @@ LICENCE = (
     "weights apply, with the attribution that they ask for."
 )
 IMAGES = 512
+_ENTRIES = {DEFAULT: ONNX, "litert": TFLITE}
 _HISTORY = ("quantization", "float", "pruning", "distill", "teacher", "student")  # what made a network small
 # Integers differ between machines and from torch where a sum lies at the edge between two steps.
 INTEGER_TOLERANCES = Tolerances(logits=0.03, cam=0.1, embedding=0.05)
@@ -58,6 +63,7 @@ def export_run(
     licence: str = "",
     prior_shift: float = 0.0,
     images: int = IMAGES,
+    litert: bool = False,
     progress: Progress = iter,
 ) -> dict[str, Any]:
     """Write the network of a run as a model file; equal runs give equal bytes.
@@ -69,54 +75,47 @@ def export_run(
         licence: of the weights, with the attribution that the scans and pretrained weights ask for.
         prior_shift: tau of `shift_prior`, 0 for none. Choose it on validation scans.
         images: simulated scans on which a quantised network must agree with the simulation.
+        litert: carry the network for LiteRT too, made from the ONNX file and held to the same bounds.
         progress: a wrapper of a counting iterable, for those.
 
     Returns:
         model, name, sha256, bytes, size, parameters, golden (their number) and parity: for each output the
         largest difference between torch and ONNX Runtime, as a share of its range; for a quantised run also
-        `integers` (see `octlet.export.qdq.check_integers`) and `operators`.
+        `integers` (see `octlet.export.qdq.check_integers`) and `operators`. With LiteRT also `litert`: its
+        bytes, operators and parity.
 
     Raises:
-        UsageError: `out` is a folder or ends otherwise; a prior shift for a quantised run.
+        UsageError: `out` is a folder or ends otherwise; a prior shift for a quantised run; no LiteRT here.
         InputError, ModelFileError: no run, or a damaged one.
-        GateError: ONNX Runtime does not compute what torch does, or computes in float what was quantised.
+        GateError: an engine does not compute what torch does, or computes in float what was quantised.
     """
     if out.suffix != ".octlet" or out.is_dir():
         raise UsageError("a model file's name ends in .octlet", path=out, remedy="for example model.octlet")
-    subject = _subject(run, prior_shift, images, progress)
+    if litert:
+        require_litert()
+    subject = _subject(run, prior_shift, litert, images, progress)
     vectors = golden_vectors(subject.net, subject.size)
-    inputs = normalise(np.stack([vector.pixels for vector in vectors]))
-    parity = check_parity(subject.onnx, subject.net, inputs, subject.tolerances, noise=subject.noise)
+    parity = _parity(subject, vectors)
     manifest = _manifest(subject, name or run.resolve().name, licence or LICENCE)
-    card = render_card(
-        manifest, parameters=subject.parameters, onnx_bytes=len(subject.onnx), width=subject.width
-    )
-    files = {ONNX: subject.onnx, GOLDEN: dump_golden(vectors), CARD: card.encode()}
+    files = {_ENTRIES[engine]: data for engine, data in subject.networks.items()}
+    files |= {GOLDEN: dump_golden(vectors), CARD: _card(subject, manifest)}
     try:
         write_bundle(out, manifest, files)
     except OSError as error:
         raise UsageError(
             f"cannot be written: {error.strerror}", path=out, remedy="give another --out"
         ) from error
-    return {
-        "model": str(out),
-        "name": manifest.name,
-        "sha256": sha256_of(out),
-        "bytes": out.stat().st_size,
-        "size": subject.size,
-        "parameters": subject.parameters,
-        "golden": len(vectors),
-        "parity": parity,
-        **subject.evidence,
-    }
+    about = {"model": str(out), "name": manifest.name, "sha256": sha256_of(out), "bytes": out.stat().st_size}
+    return about | {"golden": len(vectors)} | _told(subject, parity)
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is exported: a module that gives `Outputs`, its ONNX file, and what is known of it."""
+    """What is exported: a module that gives `Outputs`, its files for engines, and what is known of it."""
 
     net: nn.Module
     onnx: bytes
+    litert: LiteRtModel | None
     meta: dict[str, Any]
     size: int
     tolerances: Tolerances
@@ -125,33 +124,92 @@ class _Subject:
     noise: int
     evidence: dict[str, Any]
 
+    @property
+    def networks(self) -> dict[str, bytes]:
+        """The bytes of each engine's file."""
+        return {DEFAULT: self.onnx} | ({} if self.litert is None else {"litert": self.litert.data})
 
-def _subject(run: Path, prior_shift: float, images: int, progress: Progress) -> _Subject:
+
+def _subject(run: Path, prior_shift: float, litert: bool, images: int, progress: Progress) -> _Subject:
     if is_quantised(read_record(run)):
         if prior_shift:
             remedy = "quantise again with 'octlet quantize --prior-shift'"
             raise UsageError("a prior shift belongs before the rounding", path=run, remedy=remedy)
-        return _integers(run, images, progress)
+        return _integers(run, litert, images, progress)
     trained = load_run(run)
     shift_prior(trained, prior_shift, run)
     size = _size(trained.meta, run)
     net = trained.net
     model = to_onnx(net, size)
-    count, width = count_parameters(net), net.fc.in_features
-    return _Subject(net, model, trained.meta, size, Tolerances(), count, width, RANDOM_INPUTS, {})
+    return _Subject(
+        net,
+        model,
+        to_litert(model, size) if litert else None,
+        trained.meta,
+        size,
+        Tolerances(),
+        count_parameters(net),
+        net.fc.in_features,
+        RANDOM_INPUTS,
+        {},
+    )
 
 
-def _integers(run: Path, images: int, progress: Progress) -> _Subject:
+def _integers(run: Path, litert: bool, images: int, progress: Progress) -> _Subject:
     quantised = load_quantised(run)
     twin, size = quantised.twin, _size(quantised.meta, run)
     model = to_qdq(twin, size)
     operators = check_placement(model.onnx, quantised.excluded)
-    integers = check_integers(model, twin, simulated_scans(images, size), progress)
+    other = to_litert(model.onnx, size) if litert else None
+    others = {}
+    if other is not None:
+        other.check_placement(quantised.excluded)
+        others["litert"] = other.data
+    integers = check_integers(model, twin, simulated_scans(images, size), progress, others)
     spec = NetSpec.from_dict(quantised.meta["spec"])
-    evidence = {"integers": integers, "operators": operators}
-    count, width = count_parameters(twin), spec.stages[-1][-1].widths[-1]
-    # no noise: near the grid's edges a difference in rounding shows more than on scans, and proves less
-    return _Subject(twin, model.onnx, quantised.meta, size, INTEGER_TOLERANCES, count, width, 0, evidence)
+    return _Subject(
+        twin,
+        model.onnx,
+        other,
+        quantised.meta,
+        size,
+        INTEGER_TOLERANCES,
+        count_parameters(twin),
+        spec.stages[-1][-1].widths[-1],
+        0,  # of noise: near the grid's edges a difference in rounding shows more, and proves less
+        {"integers": integers, "operators": operators},
+    )
+
+
+def _parity(subject: _Subject, vectors: Sequence[GoldenVector]) -> dict[str, dict[str, float]]:
+    """Hold every engine to torch; raises GateError where one computes something else."""
+    inputs = normalise(np.stack([vector.pixels for vector in vectors]))
+    limits, noise = subject.tolerances, subject.noise
+    return {
+        engine: check_parity(data, subject.net, inputs, limits, noise=noise, engine=engine)
+        for engine, data in subject.networks.items()
+    }
+
+
+def _told(subject: _Subject, parity: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Return what `export_run` tells of the network itself."""
+    told = {"size": subject.size, "parameters": subject.parameters, "parity": parity[DEFAULT]}
+    told |= subject.evidence
+    if subject.litert is not None:
+        of_file = {"bytes": len(subject.litert.data), "operators": subject.litert.operators}
+        told["litert"] = of_file | {"parity": parity["litert"]}
+    return told
+
+
+def _card(subject: _Subject, manifest: Manifest) -> bytes:
+    text = render_card(
+        manifest,
+        parameters=subject.parameters,
+        onnx_bytes=len(subject.onnx),
+        width=subject.width,
+        litert_bytes=0 if subject.litert is None else len(subject.litert.data),
+    )
+    return text.encode()
 
 
 def _size(meta: dict[str, Any], run: Path) -> int:
@@ -189,11 +247,13 @@ def golden_vectors(net: nn.Module, size: int) -> list[GoldenVector]:
 
 def _manifest(subject: _Subject, name: str, licence: str) -> Manifest:
     meta = subject.meta
-    packages = ("numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch")
+    packages = ["numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch"]
+    if subject.litert is not None:
+        packages.append(ENGINES["litert"].distribution)
     return Manifest(
         name=name,
         preprocessing=Preprocessing(subject.size),
-        engines={"onnxruntime": EngineFile(ONNX)},
+        engines={engine: EngineFile(_ENTRIES[engine]) for engine in subject.networks},
         golden=subject.tolerances,
         network=meta["spec"],
         training={

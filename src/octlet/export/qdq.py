@@ -2,9 +2,10 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,15 @@ from octlet.compress.quant.graph import FakeQuantised
 from octlet.core.errors import GateError
 from octlet.core.image import normalise
 from octlet.data.index import Progress
-from octlet.export.onnx import export_module
+from octlet.export.onnx import export_module, load
+from octlet.runtime.engine import DEFAULT
 from octlet.runtime.engines import onnxruntime
 
 AGREEMENT = 0.995
 TIE = 0.01  # of the range of all logits
 LOGIT_BOUND = 0.05  # largest difference of a logit, as a share of the range of all
 BATCH = 8
+_AFFINE = ("Div", "BatchNormalization")  # what may follow a convolution that is not rounded
 # what an optimised graph calls these when they are computed in float
 _FLOAT = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Sum")
 
@@ -50,7 +53,9 @@ def to_qdq(twin: FakeQuantised, size: int) -> IntegerModel:
         nodes = [node for node in model.graph.node if node.op_type == kind]
         for node, name in zip(nodes, wanted, strict=True):
             node.name = name
-    _keep_in_float(model.graph, set(twin.layers) - {layer.name for layer in twin.quantised})
+    in_float = set(twin.layers) - {layer.name for layer in twin.quantised}
+    _fold_norms(model.graph, in_float)
+    _keep_in_float(model.graph, in_float)
     if size % 2 == 0:
         _fold_stem(model.graph)
     onnx.checker.check_model(model, full_check=True)
@@ -88,6 +93,49 @@ def _fold_stem(graph: Any) -> None:
     )
     graph.node.insert(0, fold)
     del graph.value_info[:]  # some have another shape now
+
+
+def _fold_norms(graph: Any, layers: Collection[str]) -> None:
+    """Let each of these convolutions, in float, be one node.
+
+    torchao trains with weights times a factor, a division by it and the batch norm, and does not fold what is
+    not rounded; the exporter folds it for weights that are small.
+    """
+    tensors = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node}
+    users = {name: node for node in graph.node for name in node.input[:1]}
+    for node in [node for node in graph.node if node.op_type == "Conv" and node.name in layers]:
+        product, after = makers.get(node.input[1]), users.get(node.output[0])
+        factors, gone = ([node.input[1]], []) if product is None else (product.input, [product])
+        weight = np.prod(np.broadcast_arrays(*(tensors[name].astype(float) for name in factors)), axis=0)
+        bias = tensors[node.input[2]].astype(float) if len(node.input) > 2 else np.zeros(len(weight))
+        while after is not None and after.op_type in _AFFINE:
+            scale, shift = _affine(after, [tensors[name].astype(float) for name in after.input[1:]])
+            weight, bias = weight * scale.reshape(-1, 1, 1, 1), bias * scale + shift
+            gone.append(after)
+            node.output[0], after = after.output[0], users.get(after.output[0])
+        if gone:
+            names = [f"{node.name}.{part}.folded" for part in ("weight", "bias")]
+            written = zip(names, (weight, bias), strict=True)
+            arrays = [onnx.numpy_helper.from_array(each.astype(np.float32), name) for name, each in written]
+            graph.initializer.extend(arrays)
+            node.input[1:] = names
+        for each in gone:
+            graph.node.remove(each)
+    read = {name for node in graph.node for name in node.input}
+    for each in [each for each in graph.initializer if each.name not in read]:
+        graph.initializer.remove(each)
+
+
+def _affine(node: Any, constants: list[NDArray[np.float64]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return scale and shift of each channel of a division, or of a batch norm in eval mode."""
+    wide = [each.reshape(-1) for each in constants]
+    if node.op_type == "Div":
+        return 1 / wide[0], np.zeros_like(wide[0])
+    gamma, beta, mean, variance = wide
+    (epsilon,) = (each.f for each in node.attribute if each.name == "epsilon")
+    scale = gamma / np.sqrt(variance + epsilon)
+    return scale, beta - mean * scale
 
 
 def _keep_in_float(graph: Any, layers: Collection[str]) -> None:
@@ -172,24 +220,30 @@ class Parity:
 
 
 def check_integers(
-    model: IntegerModel, twin: FakeQuantised, pixels: NDArray[np.uint8], progress: Progress = iter
+    model: IntegerModel,
+    twin: FakeQuantised,
+    pixels: NDArray[np.uint8],
+    progress: Progress = iter,
+    others: Mapping[str, bytes] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Compute the same images three ways: rounding simulated, converted, and in ONNX Runtime's integers.
+    """Compute the same images in three ways or more: rounding simulated, converted, and in engines' integers.
 
     Args:
         model: of `to_qdq`.
         twin: what it was made from.
         pixels: uint8 (N, S, S).
         progress: a wrapper of a counting iterable.
+        others: engine -> the bytes of its file, beside ONNX Runtime.
 
     Returns:
         {"converted": `Parity` of simulated against converted, "onnxruntime": of simulated against ONNX
-        Runtime}, as dicts.
+        Runtime, and so on for `others`}, as dicts.
 
     Raises GateError where they are too far apart.
     """
-    engine = onnxruntime.load(model.onnx, pixels.shape[-1], torch.get_num_threads())
-    found: dict[str, list[NDArray[np.float32]]] = {"simulated": [], "converted": [], "onnxruntime": []}
+    files = {DEFAULT: model.onnx, **others}
+    engines = {name: load(name, data, pixels.shape[-1]) for name, data in files.items()}
+    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in ("simulated", "converted", *engines)}
     twin.eval()
     with torch.inference_mode():
         for k in progress(range(-(-len(pixels) // BATCH))):
@@ -197,10 +251,11 @@ def check_integers(
             scans = torch.from_numpy(batch)
             found["simulated"].append(twin(scans).logits.numpy())
             found["converted"].append(model.converted(scans)[0].numpy())
-            found["onnxruntime"].append(engine.run(batch).logits)
+            for name, engine in engines.items():
+                found[name].append(engine.run(batch).logits)
     whole = {key: np.concatenate(parts) for key, parts in found.items()}
     result = {}
-    for key in ("converted", "onnxruntime"):
+    for key in ("converted", *engines):
         parity = parity_of(whole["simulated"], whole[key])
         parity.check(f"the simulated and the {key} network")
         result[key] = asdict(parity)

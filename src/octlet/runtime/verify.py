@@ -9,23 +9,24 @@ label is judged from end to end.
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octlet.core.bundle import GOLDEN, Bundle
+from octlet.core.bundle import GOLDEN, Bundle, open_bundle
 from octlet.core.errors import InputError, ModelFileError
 from octlet.core.image import Gray, Prepared, decode
 from octlet.core.labels import LABELS, NOTICE
-from octlet.runtime.engine import Outputs
+from octlet.runtime.engine import DEFAULT, ENGINES, Outputs, load_engine
 from octlet.runtime.predictor import Predictor
 
 MAX_GOLDEN = 64 * 2**20  # bytes, unpacked
 OUTPUTS = ("logits", "cam", "embedding")
 _REMEDY = "export the model again"
+_OF_NO_ENGINE = _HASH, _PIXELS = ": SHA-256", ": pixels"  # how the names of such checks end
 
 
 @dataclass(frozen=True)
@@ -73,21 +74,42 @@ class Report:
         return {"notice": NOTICE, "model": self.model, "passed": self.passed, "checks": checks}
 
 
-def verify(path: str | Path, *, engine: str = "onnxruntime", threads: int | None = None) -> Report:
+def verify(path: str | Path, *, engine: str | None = None, threads: int | None = None) -> Report:
     """Verify every hash of a model file and replay its golden vectors.
+
+    Args:
+        path: the model file.
+        engine: which computes them; None for each that the file carries a network for and that is installed.
+        threads: CPU threads; None for every CPU.
 
     Raises:
         ModelFileError: damaged (a hash that differs is no check that fails, but the end), without golden
             vectors, or not computable here.
     """
-    return replay(Predictor.open(path, engine=engine, threads=threads))
+    bundle = open_bundle(path)
+    carried = [name for name in bundle.manifest.engines if name in ENGINES and ENGINES[name].installed]
+    names = [engine] if engine else carried or [DEFAULT]
+    reports = [replay(Predictor(bundle, load_engine(bundle, name, threads))) for name in names]
+    return reports[0] if len(reports) == 1 else _joined(reports)
+
+
+def _joined(reports: Sequence[Report]) -> Report:
+    """Put the reports of several engines into one: what does not depend on the engine is told once."""
+    engines = [report.model["engine"] for report in reports]
+    checks = {}
+    for engine, report in zip(engines, reports, strict=True):
+        for check in report.checks:
+            shared = check.name.endswith(_OF_NO_ENGINE)
+            name = check.name if shared else f"{engine}, {check.name}"
+            checks[name] = replace(check, name=name)
+    return Report(reports[0].model | {"engine": ", ".join(engines)}, tuple(checks.values()))
 
 
 def replay(predictor: Predictor) -> Report:
     """Replay the golden vectors of a model file that is open; raises ModelFileError as `verify` does."""
     bundle = predictor.bundle
     checks = [
-        Check(f"{name}: SHA-256", record.sha256[:16], record.sha256[:16], True)  # opening has compared them
+        Check(f"{name}{_HASH}", record.sha256[:16], record.sha256[:16], True)  # opening has compared them
         for name, record in bundle.manifest.files.items()
     ]
     vectors = read_golden(bundle)
@@ -116,12 +138,12 @@ def _replay_image(vector: GoldenVector, predictor: Predictor) -> list[Check]:
     try:
         prepared = predictor.prepare(decode(vector.image, vector.name))
     except InputError as error:
-        return [Check(f"{vector.name}: pixels", error.rule, limit, False)]
+        return [Check(f"{vector.name}{_PIXELS}", error.rule, limit, False)]
     level, share = pixel_difference(vector.pixels, prepared.pixels)
     close = level <= tolerances.levels and share <= tolerances.share
     label = LABELS[int(predictor.score([prepared]).logits.argmax())]
     return [
-        Check(f"{vector.name}: pixels", f"off by {level}, on {share:.1%}", limit, close),
+        Check(f"{vector.name}{_PIXELS}", f"off by {level}, on {share:.1%}", limit, close),
         Check(f"{vector.name}: label", label, expected, label == expected),
     ]
 
