@@ -2,13 +2,14 @@
 # make test   lint, types, import contracts, tests
 # make real   the runs behind docs/results; needs OCTLET_DATA and OCTLET_WEIGHTS
 # make int8   quantises what make real left, the same way
+# make frontier   prunes what make real left, hours on two cores
 PYTHON ?= python3
 BIN := .venv/bin
 # a file's tests share what they train, so a file goes to one process
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types contracts pytest real int8 clean
+.PHONY: demo test lint types contracts pytest real int8 frontier clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -61,6 +62,16 @@ int8: .venv/ready
 	    --curves float=real/finetune/fold-0/train --out docs/results/int8-4bit
 	$(BIN)/python benchmarks/int8.py docs/results/int8-cost.csv
 
+frontier: .venv/ready
+	$(BIN)/octlet frontier real/finetune/fold-0/train real/finetune/fold-1/train real/finetune/fold-2/train \
+	    real/finetune/fold-3/train real/finetune/fold-4/train --data $(OCTLET_DATA) --out real/frontier \
+	    --to-macs 0.2 --steps 3 --epochs 2 --last-epochs 16 --lr 2e-4 --set prune.units=0.85 \
+	    --set train.views=6 --prior-shift 0.25 --images 200 \
+	    --licence "Scans: Kermany, Zhang and Goldbaum, doi 10.17632/rscbjbr9sj, CC BY 4.0. Initial weights: TF-slim resnet_v2_101, Apache-2.0."
+	mkdir -p docs/results/frontier
+	cp real/frontier/frontier.csv real/frontier/frontier.json real/frontier/frontier.png docs/results/frontier
+	cp -r real/frontier/predictions docs/results/frontier
+
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Octlet needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -75,3 +86,31 @@ int8: .venv/ready
 
 clean:
 	rm -rf .venv .venv-device demo build dist
+
+# Arm: an emulated Cortex-A76, see docs/arm.md -------------------------------------------------------------
+# make arm         the same answers there? ARM_MODEL=model.octlet adds a model file, and real scans of OCTLET_DATA
+# make arm-count   the instructions of a prediction there, of ARM_COUNT="NAME=model.octlet ..."; the first is the measure
+ARM := OMP_NUM_THREADS=1 PYTHONPATH=tools $(BIN)/python -m arm
+ARM_COUNT ?= float=real/finetune/fold-0/model.octlet int8=real/int8/fold-0/qat/model.octlet \
+    $(foreach file,$(wildcard real/frontier/fold-0/*/int8/model.octlet),pruned-$(word 4,$(subst /, ,$(file)))=$(file))
+
+.PHONY: arm arm-count
+
+arm: .venv/ready
+	$(ARM) check $(ARM_OPTIONS) $(if $(ARM_MODEL),--model $(ARM_MODEL) --out docs/results/arm-agreement.csv)
+
+arm-count: .venv/ready
+	$(ARM) count $(ARM_COUNT) --out docs/results/arm-count.csv
+
+# Raspberry Pi: a package on a whole arm64 Debian, the power cut at every step, see docs/raspberry-pi.md --------
+# make pi-check    as root, in a virtual machine; needs make demo, or PI_MODEL and PI_SCAN; half an hour each Python
+PI_MODEL ?= demo/model.octlet
+PI_SCAN ?= $(firstword $(wildcard demo/scans/*/*/*))
+PI := OMP_NUM_THREADS=1 PYTHONPATH=tools $(BIN)/python -m pi $(PI_MODEL) $(PI_SCAN) --out docs/results/pi-install.csv
+
+.PHONY: pi-check
+
+pi-check: .venv/ready
+	$(PI) --here
+	$(PI) --python 3.11
+	$(PI) --python 3.13
