@@ -15,7 +15,7 @@ def test_help_names_every_verb_and_the_notice(octlet):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_and_json(octlet, verb):
-    words = ["data", "check"] if verb == "data" else [verb]
+    words = {"data": ["data", "check"], "pi": ["pi", "package"]}.get(verb, [verb])
     result = octlet(*words, "--help")
     assert result.returncode == 0
     assert "--json" in result.stdout
