@@ -1,6 +1,8 @@
 """Engines, predictor, heatmaps and the self-check, without the command line."""
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -394,3 +396,12 @@ def test_differences() -> None:
     assert compare([outputs(0), outputs(3)], [outputs(0.3), outputs(3)])["logits"] == pytest.approx(0.05)
     flat = compare([outputs(0, 0)], [outputs(0.1, 0)])
     assert flat == {"logits": np.inf, "cam": 0.0, "embedding": 0.0}
+
+
+def test_onnx_runtime_is_told_to_keep_silent_before_it_is_imported():
+    program = (
+        "import os, sys, octlet.runtime.engines.onnxruntime;"
+        "print('onnxruntime' in sys.modules, os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False 1\n"

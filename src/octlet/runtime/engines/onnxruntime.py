@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from octlet.runtime.engine import INPUT, OUTPUTS, Outputs, first_line
 
 __all__ = ["INPUT", "OUTPUTS", "OnnxRuntime", "load"]
 _REMEDY = "export the model again"
+
+# Its wheels report their use to their maker from the import on; a machine with patients' scans tells nobody.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 _FATAL = 4  # ONNX Runtime's quietest level: what goes wrong is raised, and told once
 
 
