@@ -91,15 +91,20 @@ clean:
 # make arm         the same answers there? ARM_MODEL=model.octlet adds a model file, and real scans of OCTLET_DATA
 # make arm-count   the instructions of a prediction there, of ARM_COUNT="NAME=model.octlet ..."; the first is the measure
 ARM := OMP_NUM_THREADS=1 PYTHONPATH=tools $(BIN)/python -m arm
-ARM_COUNT ?= float=real/finetune/fold-0/model.octlet int8=real/int8/fold-0/qat/model.octlet \
-    $(foreach file,$(wildcard real/frontier/fold-0/*/int8/model.octlet),pruned-$(word 4,$(subst /, ,$(file)))=$(file))
+ARM_COUNT ?= float=real/finetune/fold-0/model.octlet int8=real/arm/int8.octlet pruned=real/arm/pruned.octlet
 
 .PHONY: arm arm-count
 
 arm: .venv/ready
 	$(ARM) check $(ARM_OPTIONS) $(if $(ARM_MODEL),--model $(ARM_MODEL) --out docs/results/arm-agreement.csv)
 
-arm-count: .venv/ready
+real/arm/int8.octlet: real/int8/fold-0/qat/train
+real/arm/pruned.octlet: real/frontier/fold-0/0.2/int8/run
+real/arm/%.octlet: | .venv/ready
+	mkdir -p $(@D)
+	$(BIN)/octlet export $< --litert --images 200 --out $@
+
+arm-count: .venv/ready $(filter real/arm/%,$(subst =, ,$(ARM_COUNT)))
 	$(ARM) count $(ARM_COUNT) --out docs/results/arm-count.csv
 
 # Raspberry Pi: a package on a whole arm64 Debian, the power cut at every step, see docs/raspberry-pi.md --------
