@@ -1,6 +1,8 @@
 """The arithmetic of latencies, with a clock and engines of the test's own: nothing here is timed."""
 
+import os
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from octlet.core.bundle import open_bundle
 from octlet.core.errors import UsageError
 from octlet.runtime import latency
+from octlet.runtime.predictor import Predictor
 
 
 class Machine:
@@ -79,3 +82,8 @@ def test_model_files_are_loaded_with_one_thread_and_run(model_file, monkeypatch)
     assert asked == [1, 1]
     assert len(found.medians) == 2
     assert found.ratios[0] == 1
+
+
+def test_onnx_runtime_is_told_to_keep_silent(model_file: Path) -> None:
+    Predictor.open(model_file, engine="onnxruntime", threads=1)
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"

@@ -1,7 +1,6 @@
 """Engines, predictor, heatmaps and the self-check, without the command line."""
 
 import io
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -398,8 +397,3 @@ def test_differences() -> None:
     assert compare([outputs(0), outputs(3)], [outputs(0.3), outputs(3)])["logits"] == pytest.approx(0.05)
     flat = compare([outputs(0, 0)], [outputs(0.1, 0)])
     assert flat == {"logits": np.inf, "cam": 0.0, "embedding": 0.0}
-
-
-def test_onnx_runtime_is_told_to_keep_silent(model_file: Path) -> None:
-    Predictor.open(model_file, engine="onnxruntime", threads=1)
-    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
