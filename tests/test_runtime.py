@@ -17,12 +17,14 @@ from octlet.core.errors import InputError, ModelFileError, UsageError
 from octlet.core.image import normalise, prepare
 from octlet.core.labels import LABELS, NOTICE
 from octlet.core.prediction import CSV_COLUMNS, Prediction
+from octlet.core.quality import Quality
 from octlet.runtime.engine import Engine, Outputs, load_engine
 from octlet.runtime.heatmap import LEAST, OPACITY, RAMP, overlay, overlay_names, strength, write_overlay
 from octlet.runtime.predictor import Predictor, softmax
 from octlet.runtime.verify import GoldenVector, compare, dump_golden, pixel_difference, read_golden, verify
 
 Batch = NDArray[np.float32]
+FAIR = Quality(contrast=150.0, saturated=0.0, noise=0.02, cut=0.0, empty=0.0)
 
 
 class FakeEngine:
@@ -157,12 +159,12 @@ def test_outputs_of_another_type() -> None:
 
 
 def test_prediction() -> None:
-    prediction = Prediction.of("a.png", np.array([0.25, 0.25, 0.4999999, 0.0000001]))
+    prediction = Prediction.of("a.png", np.array([0.25, 0.25, 0.4999999, 0.0000001]), FAIR)
     assert (prediction.label, prediction.urgency) == ("DRUSEN", "routine")
     assert prediction.as_dict()["probabilities"] == dict(zip(LABELS, (0.25, 0.25, 0.5, 0.0), strict=True))
     row = dict(zip(CSV_COLUMNS, prediction.as_row(), strict=True))
     assert (row["file"], row["p_DRUSEN"], row["notice"]) == ("a.png", "0.500000", NOTICE)
-    assert Prediction.of("tie", np.full(4, 0.25)).label == "CNV"
+    assert Prediction.of("tie", np.full(4, 0.25), FAIR).label == "CNV"
 
 
 # Engines ----------------------------------------------------------------------------------------------

@@ -10,8 +10,7 @@ import os
 import sys
 
 from octlet.core.image import normalise, read_scan
-from octlet.core.prediction import Prediction
-from octlet.runtime.predictor import Predictor, softmax
+from octlet.runtime.predictor import Predictor
 
 MARK = -7700
 PARTS = ("decode", "preprocessing", "network", "answer")
@@ -31,11 +30,12 @@ def main(model: str, engine: str, scan: str, times: int) -> None:
             mark()
         gray = read_scan(scan)
         _end_of_part(turn)
-        batch = normalise(predictor.prepare(gray).pixels[None])
+        prepared = predictor.prepare(gray)
+        batch = normalise(prepared.pixels[None])
         _end_of_part(turn)
         outputs = predictor.engine.run(batch)
         _end_of_part(turn)
-        prediction = Prediction.of(scan, softmax(outputs.logits)[0])
+        prediction = predictor.judge(gray, scan, predictor.weigh(outputs, (prepared.box,)))
         _end_of_part(turn)
     sys.stdout.write(f"{prediction.label}\n")
 

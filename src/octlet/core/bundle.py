@@ -31,6 +31,7 @@ from octlet.core.errors import ModelFileError
 from octlet.core.files import dump_json, replacing
 from octlet.core.image import RECIPE
 from octlet.core.labels import LABELS, NOTICE
+from octlet.core.trust import Calibration, Prototypes, Thresholds, Trust
 
 SCHEMA = 1
 MANIFEST, CARD, GOLDEN = "manifest.json", "README.md", "golden.npz"
@@ -100,7 +101,7 @@ class Manifest:
         metrics: figures on the validation fold.
         versions: of the software that wrote the file.
         licence: of the weights, and the attribution that they ask for.
-        calibration, thresholds, prototypes: reserved.
+        calibration, thresholds, prototypes: of `trust`: all of them, or none.
     """
 
     schema: int = SCHEMA
@@ -116,9 +117,14 @@ class Manifest:
     metrics: dict[str, Any]
     versions: dict[str, str]
     licence: str
-    calibration: dict[str, Any] | None = None
-    thresholds: dict[str, Any] | None = None
-    prototypes: dict[str, Any] | None = None
+    calibration: Calibration | None = None
+    thresholds: Thresholds | None = None
+    prototypes: Prototypes | None = None
+
+    @property
+    def trust(self) -> Trust | None:
+        """How far to rely on it, where `octlet calibrate` was run; ModelFileError if out of range."""
+        return Trust.of(self.calibration, self.thresholds, self.prototypes)
 
 
 class _Entry(NamedTuple):
@@ -392,3 +398,4 @@ def _check_manifest(manifest: Manifest) -> None:
     for rule, kept in rules.items():
         if not kept:
             raise ModelFileError(rule, remedy=_AGAIN)
+    _ = manifest.trust

@@ -1,4 +1,4 @@
-"""What a model says of one scan."""
+"""What a model says of one scan: a class, its urgency, how sure that is, or a refusal."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,40 +7,124 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octlet.core.labels import LABELS, NOTICE, URGENCY
+from octlet.core.quality import Quality
 
 DECIMALS = 6  # engines and batch sizes differ beyond
 
-CSV_COLUMNS = ("file", "label", "urgency", *(f"p_{label}" for label in LABELS), "notice")
+NOT_OCT, POOR, UNCERTAIN = "not an OCT scan", "poor quality", "uncertain"
+ABSTENTIONS = (NOT_OCT, POOR, UNCERTAIN)
+UNKNOWN = "unknown"  # the urgency of a scan that is refused
+URGENCIES = ("urgent", "routine", "observation", UNKNOWN)  # the most pressing first
+
+CSV_COLUMNS = ("file", "label", "urgency", *(f"p_{label}" for label in LABELS), "set", "abstain", "notice")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of a scan, how soon it needs an eye doctor, and all four probabilities.
+    """The most probable class of a scan, all four probabilities, and whether to rely on them.
 
     Attributes:
         file: the scan's name, as given.
         label: one of `octlet.core.labels.LABELS`; a tie goes to the first.
         probabilities: label -> probability, in label order, summing to 1.
-        urgency: `octlet.core.labels.URGENCY` of the label.
+        urgency: one of `URGENCIES`: that of the most pressing class among the label and `set`; unknown
+            where the scan is refused.
+        set: the classes that cannot be ruled out at the model file's coverage, the most probable first;
+            None where the file holds no thresholds.
+        abstain: one of `ABSTENTIONS`, or None: the first two refuse the scan; the last says that `set` is
+            not the label alone.
+        explanation: one or two sentences for a person.
+        quality: what was measured of the scan.
     """
 
     file: str
     label: str
     probabilities: dict[str, float]
     urgency: str
+    set: tuple[str, ...] | None
+    abstain: str | None
+    explanation: str
+    quality: Quality
 
     @classmethod
-    def of(cls, file: str, probabilities: NDArray[np.float64]) -> "Prediction":
-        """Build from probabilities, float64 (4,), in label order."""
+    def of(
+        cls,
+        file: str,
+        probabilities: NDArray[np.float64],
+        quality: Quality,
+        *,
+        members: tuple[str, ...] | None = None,
+        coverage: float = 0.0,
+        strange: str | None = None,
+    ) -> "Prediction":
+        """Build from probabilities and what was found out about them.
+
+        Args:
+            file: the scan's name.
+            probabilities: float64 (4,), in label order.
+            quality: of the scan, which refuses it where it has a fault.
+            members: the classes of the conformal set, in any order.
+            coverage: how often such a set holds the actual class, 0 to 1.
+            strange: why the model does not know such scans, as a sentence; None where it may.
+        """
         label = LABELS[int(probabilities.argmax())]
-        return cls(file, label, dict(zip(LABELS, probabilities.tolist(), strict=True)), URGENCY[label])
+        named = dict(zip(LABELS, probabilities.tolist(), strict=True))
+        if members is not None:
+            members = tuple(sorted(members, key=lambda each: (-named[each], LABELS.index(each))))
+        if strange is not None:
+            return cls(file, label, named, UNKNOWN, members, NOT_OCT, strange, quality)
+        if quality.fault is not None:
+            return cls(file, label, named, UNKNOWN, members, POOR, quality.fault, quality)
+        doubt = members is not None and members != (label,)
+        urgency = min((URGENCY[each] for each in (label, *(members or ()))), key=URGENCIES.index)
+        sentence = _explained(label, named[label], members, coverage)
+        abstain = UNCERTAIN if doubt else None
+        return cls(file, label, named, urgency, members, abstain, sentence, quality)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the scan is not one that the model can say anything about."""
+        return self.abstain in (NOT_OCT, POOR)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types, probabilities rounded to `DECIMALS`."""
-        rounded = {label: round(value, DECIMALS) for label, value in self.probabilities.items()}
-        return {"file": self.file, "label": self.label, "urgency": self.urgency, "probabilities": rounded}
+        return {
+            "file": self.file,
+            "label": self.label,
+            "urgency": self.urgency,
+            "probabilities": {label: round(value, DECIMALS) for label, value in self.probabilities.items()},
+            "set": None if self.set is None else list(self.set),
+            "abstain": self.abstain,
+            "explanation": self.explanation,
+            "quality": self.quality.as_dict(),
+        }
 
     def as_row(self) -> tuple[str, ...]:
         """Return the fields of `CSV_COLUMNS`; the notice travels with every row."""
         numbers = (f"{value:.{DECIMALS}f}" for value in self.probabilities.values())
-        return (self.file, self.label, self.urgency, *numbers, NOTICE)
+        members = " ".join(self.set or ())
+        return (self.file, self.label, self.urgency, *numbers, members, self.abstain or "", NOTICE)
+
+
+def _explained(label: str, share: float, members: tuple[str, ...] | None, coverage: float) -> str:
+    if members is None:
+        return (
+            f"{label} is the most probable, {_percent(share)}. "
+            "How far to trust that is not known: the model file was never calibrated."
+        )
+    if not members:
+        return f"No class is probable enough for a set that holds {_percent(coverage)} of scans like it."
+    if len(members) > 1:
+        names = f"{', '.join(members[:-1])} and {members[-1]}"
+        return f"{names} cannot be told apart at {_percent(coverage)} coverage; a person has to look."
+    at = f"at {_percent(coverage)} coverage"
+    if members == (label,):
+        return f"{label}, {_percent(share)}; the other classes can be ruled out {at}."
+    return f"{label} is the most probable, {_percent(share)}, but only {members[0]} cannot be ruled out {at}."
+
+
+def _percent(share: float) -> str:
+    text = f"{share:.1%}"
+    if text == "100.0%" and share < 1:
+        return "over 99.9 %"
+    return f"{text.removesuffix('%').removesuffix('.0')} %"

@@ -1,5 +1,6 @@
 """The model card: what a model file says of itself to people (Mitchell et al. 2019, FAT*)."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,11 @@ A convolutional network that sorts retinal OCT B-scans into {count} classes. Thi
 
 ## Intended use
 Research on retinal OCT, and teaching. Not for diagnosis, triage or any decision about a patient. The model
-knows the classes above and nothing else: it gives one of them to any image, also to another disease, another
-kind of scan or a photograph of something else. A probability is not a measured risk.
+knows the classes above and nothing else, and gives one of them to another disease too. A probability is not a
+measured risk.
+
+## Doubt
+{doubt}
 
 ## Data
 {data}
@@ -69,8 +73,40 @@ def render_card(
         width=width,
         size=manifest.preprocessing.size,
         metrics=_metrics(manifest.metrics),
+        doubt=_doubt(manifest),
         licence=manifest.licence,
     )
+
+
+def with_trust(card: str, manifest: Manifest) -> str:
+    """Return a card that says under "Doubt" what the manifest does; a card without that part gets one."""
+    part = f"## Doubt\n{_doubt(manifest)}\n\n"
+    found = re.compile(r"^## Doubt\n.*?\n(?=## )", re.MULTILINE | re.DOTALL)
+    if found.search(card):
+        return found.sub(lambda _: part, card, count=1)
+    before, mark, after = card.partition("## Data\n")
+    return f"{before}{part}{mark}{after}"
+
+
+def _doubt(manifest: Manifest) -> str:
+    if manifest.trust is None:
+        return (
+            "Never calibrated: it gives one of its classes to any image, also to a photograph of something\n"
+            "else, and how often its probabilities are right is not known. `octlet calibrate` finds out."
+        )
+    fit, limits = manifest.trust.calibration, manifest.trust.thresholds
+    always = [label for label, lowest in limits.lowest.items() if lowest == 0]
+    lines = [
+        f"Fitted on {fit.scans} scans that the network was not trained on.",
+        f"- temperature {fit.temperature:.3f}; calibration error {fit.ece_before:.3f} before, "
+        f"{fit.ece_after:.3f} after",
+        f"- prediction sets: of each class {limits.coverage:.0%} of such scans have it in their set",
+        f"- an image whose embedding lies over {limits.distance:.3f} off the classes' prototypes is refused:",
+        f"  of such scans at most {limits.refusal:.0%} are",
+    ]
+    if always:
+        lines.append(f"- too few scans for a threshold, hence in every set: {', '.join(always)}")
+    return "\n".join(lines)
 
 
 def _data(training: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from octlet.core.errors import InputError, ModelFileError
 from octlet.core.files import sha256_of
 from octlet.core.image import Gray, Prepared, normalise, prepare
 from octlet.core.prediction import Prediction
+from octlet.core.quality import measure
 from octlet.runtime.engine import Engine, Outputs, load_engine
 
 Box = tuple[int, int, int, int]
@@ -24,13 +25,15 @@ class Scores:
 
     Attributes:
         logits: float32 (n, 4), in label order.
-        probabilities: float64 (n, 4), rows summing to 1.
+        probabilities: float64 (n, 4), rows summing to 1; at the model file's temperature, where it has one.
+        distances: float64 (n,), from what the model knows; None where the model file holds no prototypes.
         cam: float32 (n, 4, h, w), the class activation maps; their means are the logits.
         boxes: (left, top, right, bottom) of the part of each scan that its maps cover, in scan pixels.
     """
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float64]
+    distances: NDArray[np.float64] | None
     cam: NDArray[np.float32]
     boxes: tuple[Box, ...]
 
@@ -41,12 +44,14 @@ class Predictor:
     Attributes:
         bundle: the verified model file.
         engine: what computes its network.
+        trust: how far to rely on it; None where the file was not calibrated.
         identity: name, SHA-256 of the file, schema, the versions that wrote it, and the engine.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
         self.engine = engine
+        self.trust = bundle.manifest.trust
         self.identity: dict[str, Any] = {
             "name": bundle.manifest.name,
             "sha256": sha256_of(bundle.path),
@@ -86,10 +91,40 @@ class Predictor:
             raise ModelFileError(error.rule, path=self.bundle.path, remedy=error.remedy) from error
 
     def score(self, prepared: Sequence[Prepared]) -> Scores:
-        """Compute prepared scans, at least one, in one batch; raises as `compute`."""
-        outputs = self.compute(prepared)
-        boxes = tuple(each.box for each in prepared)
-        return Scores(outputs.logits, softmax(outputs.logits), outputs.cam, boxes)
+        """Compute prepared scans, at least one, in one batch; raises as `compute` and `weigh`."""
+        return self.weigh(self.compute(prepared), tuple(each.box for each in prepared))
+
+    def weigh(self, outputs: Outputs, boxes: tuple[Box, ...]) -> Scores:
+        """Turn a network's outputs into scores.
+
+        Raises ModelFileError where the prototypes are of another width than the embedding.
+        """
+        if self.trust is None:
+            return Scores(outputs.logits, softmax(outputs.logits), None, outputs.cam, boxes)
+        if outputs.embedding.shape[1] != self.trust.prototypes.width:
+            rule = f"its embedding has {outputs.embedding.shape[1]} values, its prototypes another number"
+            raise ModelFileError(rule, path=self.bundle.path, remedy="calibrate the model again")
+        probabilities = softmax(outputs.logits, self.trust.calibration.temperature)
+        distances = self.trust.distances(outputs.embedding)
+        return Scores(outputs.logits, probabilities, distances, outputs.cam, boxes)
+
+    def judge(self, gray: Gray, name: str, scores: Scores, row: int = 0) -> Prediction:
+        """Say what the scores in a row, those of this scan, amount to: a class, a doubt or a refusal.
+
+        A scan that cannot be judged by anyone is refused whatever the model is; one that the model does not
+        know only where the model file holds prototypes.
+        """
+        probabilities, quality = scores.probabilities[row], measure(gray)
+        if self.trust is None or scores.distances is None:
+            return Prediction.of(name, probabilities, quality)
+        return Prediction.of(
+            name,
+            probabilities,
+            quality,
+            members=self.trust.members(probabilities),
+            coverage=self.trust.thresholds.coverage,
+            strange=self.trust.refuses(float(scores.distances[row])),
+        )
 
     def run(self, grays: Sequence[Gray]) -> Scores:
         """Compute gray scans, uint8 (H, W), at least one, in one batch; raises as `prepare` and `score`."""
@@ -100,12 +135,15 @@ class Predictor:
         if not grays:
             return []
         scores = self.score([self.prepare(gray, name) for gray, name in zip(grays, names, strict=True)])
-        return [Prediction.of(name, row) for name, row in zip(names, scores.probabilities, strict=True)]
+        return [
+            self.judge(gray, name, scores, row)
+            for row, (gray, name) in enumerate(zip(grays, names, strict=True))
+        ]
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the softmax of logits, (n, k), along their rows, computed in float64."""
-    wide = logits.astype(np.float64)
+def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Return the softmax of logits / temperature, (n, k), along their rows, computed in float64."""
+    wide = logits.astype(np.float64) / temperature
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return shares

@@ -1,0 +1,172 @@
+"""Fit how far to rely on a model file, on scans that it has not seen, and write that into the file."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octlet.core.bundle import CARD, Bundle, Manifest, write_bundle
+from octlet.core.errors import InputError, UsageError
+from octlet.core.files import sha256_of
+from octlet.core.labels import LABELS, index_of
+from octlet.core.trust import Calibration, Prototypes, Thresholds, distances
+from octlet.data.index import Progress
+from octlet.data.source import open_source, read_pixels
+from octlet.data.split import SplitRecord, check_leaks, read_split
+from octlet.evaluate.calibration import expected_calibration_error
+from octlet.evaluate.held_out import HeldOut, pool, read_held_out, write_held_out
+from octlet.evaluate.trust import conformal_thresholds, distance_limit, fit_temperature, prototypes
+from octlet.export.card import with_trust
+from octlet.runtime.predictor import Predictor, softmax
+
+BATCH = 16
+COVERAGE, REFUSAL = 0.95, 0.02
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to fit on.
+
+    Attributes:
+        data: folder of labelled scans.
+        split: CSV file of `octlet data split`; its training scans make the prototypes.
+        subset: of the split, the scans to fit on.
+        pooled: files of held-out scores to fit on instead.
+        coverage: of each class, the share of scans whose set shall hold their class, 0 to 1.
+        refusal: share of scans like those of training that may be refused, 0 to 1.
+    """
+
+    data: Path
+    split: Path
+    subset: str = "val"
+    pooled: tuple[Path, ...] = ()
+    coverage: float = COVERAGE
+    refusal: float = REFUSAL
+
+
+def calibrate(
+    predictor: Predictor, plan: Plan, *, out: Path | None, scores: Path | None, progress: Progress = iter
+) -> dict[str, Any]:
+    """Fit, and write a calibrated model file, the scores that it was fitted on, or both.
+
+    Args:
+        predictor: the model file, in any engine.
+        plan: what to fit on.
+        out: the new model file, which may be the old one.
+        scores: CSV file for the held-out scores.
+        progress: a wrapper of a counting iterable.
+
+    Returns:
+        Plain JSON types: calibration, thresholds, what they were fitted on, and the files written.
+
+    Raises:
+        UsageError: a training or test set to fit on, an output of another name, or nothing to write.
+        InputError: a scan, split or file of scores that cannot be read, a class without training scans, or a
+            test scan among the pooled scores.
+    """
+    _check(plan, out, scores)
+    records = read_split(plan.split)
+    check_leaks(records)
+    root = open_source(plan.data).root
+    train, _, embeddings = _run(predictor, root, _subset(records, "train", plan.split), progress)
+    centres, scale = prototypes(embeddings, _labels(train))
+    if plan.pooled:
+        held = _pooled(plan.pooled, records)
+    else:
+        chosen = _subset(records, plan.subset, plan.split)
+        read, logits, embeddings = _run(predictor, root, chosen, progress)
+        paths, patients = tuple(each.path for each in read), tuple(each.patient for each in read)
+        far = distances(embeddings, centres, scale)
+        held = HeldOut(paths, _labels(read), patients, logits.astype(np.float64), far)
+    told: dict[str, Any] = {"scans": len(held.paths), "patients": len(set(held.patients))}
+    if scores is not None:
+        write_held_out(scores, held)
+        told["scores"] = str(scores)
+    if out is not None:
+        manifest = fitted(predictor.bundle.manifest, held, plan, Prototypes.of(centres, scale))
+        _write(out, predictor.bundle, manifest)
+        told |= {"model": str(out), "sha256": sha256_of(out), "bytes": out.stat().st_size}
+        told |= {key: asdict(getattr(manifest, key)) for key in ("calibration", "thresholds")}
+    return told
+
+
+def _check(plan: Plan, out: Path | None, scores: Path | None) -> None:
+    if out is None and scores is None:
+        raise UsageError("nothing to write", remedy="give --out MODEL.octlet, --scores FILE.csv, or both")
+    if out is not None and (out.suffix != ".octlet" or out.is_dir()):
+        raise UsageError("a model file's name ends in .octlet", path=out, remedy="for example model.octlet")
+    if plan.pooled and scores is not None:
+        raise UsageError("--scores writes what is computed, --from reads it", remedy="give one of them")
+    if plan.subset == "train" or (plan.subset == "test" and out is not None):
+        rule = f"thresholds are not fitted on {plan.subset} scans"
+        raise UsageError(rule, remedy="take val, or write --scores only and pool those of other folds")
+    for name, share in (("coverage", plan.coverage), ("refusal", plan.refusal)):
+        if not 0 < share < 1:
+            raise UsageError(f"--{name} is {share}", remedy="above 0 and below 1")
+
+
+def _subset(records: Sequence[SplitRecord], name: str, split: Path) -> list[SplitRecord]:
+    chosen = [record for record in records if record.split == name]
+    if not chosen:
+        known = ", ".join(sorted({record.split for record in records}))
+        raise InputError(f"no scan with split '{name}'", path=split, remedy=f"it holds {known or 'none'}")
+    return chosen
+
+
+def _labels(records: Sequence[SplitRecord]) -> NDArray[np.int64]:
+    return np.array([index_of(record.label) for record in records], np.int64)
+
+
+def _run(
+    predictor: Predictor, root: Path, records: Sequence[SplitRecord], progress: Progress
+) -> tuple[Sequence[SplitRecord], NDArray[np.float32], NDArray[np.float32]]:
+    """Return the records with their logits (n, 4) and embeddings (n, D); a bad scan ends it: InputError."""
+    logits, embeddings = [], []
+    for start in progress(range(0, len(records), BATCH)):
+        batch = records[start : start + BATCH]
+        outputs = predictor.compute(
+            [predictor.prepare(read_pixels(root, each.path), each.path) for each in batch]
+        )
+        logits.append(outputs.logits)
+        embeddings.append(outputs.embedding)
+    return records, np.concatenate(logits), np.concatenate(embeddings)
+
+
+def _pooled(files: Sequence[Path], records: Sequence[SplitRecord]) -> HeldOut:
+    held = pool([read_held_out(file) for file in files])
+    tested = {record.path for record in records if record.split == "test"}
+    if both := sorted(tested.intersection(held.paths)):
+        rule = f"{len(both)} test scans stand in the pooled scores, {both[0]} first"
+        raise InputError(rule, remedy="leave out the fold that the model is to be tested on")
+    return held
+
+
+def fitted(manifest: Manifest, held: HeldOut, plan: Plan, known: Prototypes) -> Manifest:
+    """Return a manifest with its trust fitted on held-out scores."""
+    temperature = fit_temperature(held.logits, held.labels)
+    before, after = (softmax(held.logits, each) for each in (1.0, temperature))
+    errors = [round(expected_calibration_error(each, held.labels), 6) for each in (before, after)]
+    counts = np.bincount(held.labels, minlength=len(LABELS)).tolist()
+    thresholds = Thresholds(
+        coverage=plan.coverage,
+        lowest=conformal_thresholds(after, held.labels, plan.coverage),
+        scans=dict(zip(LABELS, counts, strict=True)),
+        refusal=plan.refusal,
+        distance=distance_limit(held.distances, plan.refusal),
+    )
+    calibration = Calibration(temperature, len(held.paths), *errors)
+    return replace(manifest, calibration=calibration, thresholds=thresholds, prototypes=known)
+
+
+def _write(out: Path, bundle: Bundle, manifest: Manifest) -> None:
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    files[CARD] = with_trust(files[CARD].decode(), manifest).encode()
+    try:
+        write_bundle(out, manifest, files)
+    except OSError as error:
+        raise UsageError(
+            f"cannot be written: {error.strerror}", path=out, remedy="give another --out"
+        ) from error

@@ -1,0 +1,95 @@
+"""`octlet calibrate`."""
+
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import click
+
+from octlet.calibration import COVERAGE, REFUSAL, Plan, calibrate
+from octlet.cli.ui import bar, json_option, next_step, print_json, say, table
+from octlet.core.labels import LABELS
+from octlet.runtime.predictor import Predictor
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--split", required=True, type=click.Path(path_type=Path), help="The model's split.csv.")
+@click.option(
+    "--subset", type=click.Choice(["val", "test"]), default="val", show_default=True, help="What to fit on."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The calibrated model file.")
+@click.option("--scores", type=click.Path(path_type=Path), help="Write what was fitted on, as CSV.")
+@click.option(
+    "--from", "pooled", multiple=True, type=click.Path(path_type=Path), help="Fit on such a CSV; repeatable."
+)
+@click.option("--coverage", type=float, default=COVERAGE, show_default=True, help="Of the prediction sets.")
+@click.option(
+    "--refusal", type=float, default=REFUSAL, show_default=True, help="Largest share of real scans to refuse."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all if not given.")
+@json_option
+def command(
+    model: Path,
+    data: Path,
+    split: Path,
+    subset: str,
+    out: Path | None,
+    scores: Path | None,
+    pooled: tuple[Path, ...],
+    coverage: float,
+    refusal: float,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Teach a model file to doubt.
+
+    Fits, on scans that the network was not trained on, the temperature of its probabilities, the sets of
+    classes that cannot be ruled out, and the distance from the training scans at which an image is refused.
+    DIR holds the labelled scans of the split. The network itself stays as it is, byte for byte.
+
+    A validation set may be too small for a rare class. Then take what the other folds of a cross-validation
+    said of their test scans: --subset test --scores fold-1.csv in each, and --from fold-1.csv --from ... for
+    the model that was tested on none of them. A test scan of the model's own split is refused.
+    """
+    plan = Plan(data, split, subset, pooled, coverage, refusal)
+    found = calibrate(
+        Predictor.open(model, threads=threads), plan, out=out, scores=scores, progress=bar("scoring scans")
+    )
+    if as_json:
+        print_json(found)
+    elif out is not None:
+        _print(found)
+    _warn(found)
+    if scores is not None:
+        say(f"wrote {scores}")
+    if out is not None:
+        say(f"wrote {out}")
+        next_step(f"octlet predict -m {quote(str(out))} SCAN_OR_FOLDER")
+    else:
+        next_step(f"octlet calibrate OTHER.octlet {quote(str(data))} --split OTHER.csv --from {scores}")
+
+
+def _print(found: dict[str, Any]) -> None:
+    fit, limits = found["calibration"], found["thresholds"]
+    click.echo(f"fitted on {found['scans']} unseen scans of {found['patients']} patients\n")
+    click.echo(f"temperature {fit['temperature']:.3f}")
+    click.echo(f"calibration error {fit['ece_before']:.3f} -> {fit['ece_after']:.3f}\n")
+    rows = [
+        (label, limits["scans"][label], _least(limits["lowest"][label], limits["coverage"]))
+        for label in LABELS
+    ]
+    click.echo(table(("class", "scans", f"in the {limits['coverage']:.0%} set from"), rows))
+    click.echo(f"\nrefused from distance {limits['distance']:.3f} (up to {limits['refusal']:.0%} of scans)")
+
+
+def _warn(found: dict[str, Any]) -> None:
+    lowest = found.get("thresholds", {}).get("lowest", {})
+    if always := [label for label in lowest if not lowest[label]]:
+        say(f"note: {', '.join(always)} can never be ruled out, so that most scans will be uncertain;")
+        say("      fit on more scans: --from with the scores of other folds (see --help)")
+
+
+def _least(lowest: float, coverage: float) -> str:
+    return f"{lowest:.4f}" if lowest else f"always: under {coverage / (1 - coverage):.0f} scans"

@@ -1,0 +1,363 @@
+"""What a model's doubt is made of: temperature, prediction sets, prototypes, quality; no command line."""
+
+import json
+import math
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+from sklearn.metrics import log_loss
+
+from octlet.core.bundle import open_bundle, write_bundle
+from octlet.core.errors import InputError, ModelFileError
+from octlet.core.image import padding_mask
+from octlet.core.labels import LABELS, URGENCY
+from octlet.core.prediction import NOT_OCT, POOR, UNCERTAIN, Prediction
+from octlet.core.quality import Quality, measure
+from octlet.core.trust import Calibration, Prototypes, Thresholds, Trust, distances
+from octlet.data.phantom import simulate
+from octlet.evaluate.held_out import HeldOut, pool, read_held_out, write_held_out
+from octlet.evaluate.trust import (
+    conformal_thresholds,
+    distance_limit,
+    fit_temperature,
+    prototypes,
+    risk_at_coverage,
+)
+from octlet.runtime.predictor import Predictor
+
+FAIR = Quality(contrast=150.0, saturated=0.0, noise=0.02, cut=0.0, empty=0.0)
+
+
+def sample(n=400, seed=0, skill=2.0, temperature=1.0):
+    """Draw labels from the softmax of logits / temperature, so that this temperature is the right one."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(scale=skill, size=(n, 4))
+    p = scipy.special.softmax(logits / temperature, axis=1)
+    return logits, np.array([rng.choice(4, p=row) for row in p])
+
+
+# Temperature ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_is_that_of_least_log_loss(temperature):
+    logits, labels = sample(temperature=temperature)
+    found = fit_temperature(logits, labels)
+    best = scipy.optimize.minimize_scalar(
+        lambda t: log_loss(labels, scipy.special.softmax(logits / t, axis=1), labels=range(4)),
+        bounds=(0.05, 20),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    assert found == pytest.approx(best.x, rel=1e-4)
+    assert found == pytest.approx(temperature, rel=0.25)
+
+
+def test_a_temperature_has_bounds():
+    logits = np.eye(4) * 5
+    assert fit_temperature(logits, np.arange(4)) == 0.05  # always right: the colder the better
+    assert fit_temperature(logits, (np.arange(4) + 1) % 4) == 20  # always wrong
+
+
+# Prediction sets --------------------------------------------------------------------------------------
+
+
+def test_conformal_thresholds_are_order_statistics():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), 300)
+    labels = rng.integers(0, 4, 300)
+    found = conformal_thresholds(p, labels, 0.9)
+    for number, label in enumerate(LABELS):
+        own = 1 - p[labels == number, number]
+        level = math.ceil((len(own) + 1) * 0.9) / len(own)  # Angelopoulos & Bates 2021, section 1
+        assert 1 - found[label] == pytest.approx(np.quantile(own, level, method="inverted_cdf"))
+
+
+def test_sets_cover_each_class():
+    """Over many draws the mean coverage lies between the level and the level + 1 / (n + 1)."""
+    rng = np.random.default_rng(1)
+    hits = []
+    for _ in range(2000):
+        p = rng.beta(2, 1, size=(40, 4))
+        fit = conformal_thresholds(np.r_[p, p, p, p], np.repeat(np.arange(4), 40), 0.9)
+        hits.append([rng.beta(2, 1) >= fit[label] for label in LABELS])
+    coverage = np.mean(hits)
+    deviation = 3 * math.sqrt(0.1 * 0.9 / np.size(hits))
+    assert 0.9 - deviation <= coverage <= 0.9 + 1 / 41 + deviation
+
+
+def test_a_class_with_too_few_scans_is_in_every_set():
+    p = np.full((40, 4), 0.25)
+    labels = np.r_[np.zeros(19, int), np.ones(18, int), np.full(3, 2)]
+    assert conformal_thresholds(p, labels, 0.95) == {"CNV": 0.25, "DME": 0, "DRUSEN": 0, "NORMAL": 0}
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=4, max_size=4), st.sets(st.sampled_from(LABELS)))
+def test_a_prediction_keeps_its_rules(weights, members):
+    p = np.array(weights) / sum(weights)
+    found = Prediction.of("a", p, FAIR, members=tuple(members), coverage=0.95)
+    assert found.abstain == (None if members == {found.label} else UNCERTAIN)
+    assert set(found.set) == members
+    assert [found.probabilities[each] for each in found.set] == sorted(
+        (found.probabilities[each] for each in members), reverse=True
+    )
+    pressing = {URGENCY[each] for each in (*members, found.label)}
+    order = ("urgent", "routine", "observation")
+    assert found.urgency == next(each for each in order if each in pressing)
+    assert found.explanation.endswith(".")
+
+
+def test_a_refused_scan_has_no_urgency():
+    p = np.array([0.9, 0.05, 0.03, 0.02])
+    blank = replace(FAIR, contrast=3.0)
+    strange = Prediction.of("a", p, blank, members=("CNV",), coverage=0.95, strange="Not like the others.")
+    assert (strange.abstain, strange.urgency, strange.explanation) == (
+        NOT_OCT,
+        "unknown",
+        "Not like the others.",
+    )
+    poor = Prediction.of("a", p, blank, members=("CNV",), coverage=0.95)
+    assert (poor.abstain, poor.urgency, poor.refused) == (POOR, "unknown", True)
+    assert "blank" in poor.explanation
+    fair = Prediction.of("a", p, FAIR, members=("CNV",), coverage=0.95)
+    assert (fair.abstain, fair.urgency, fair.refused) == (None, "urgent", False)
+
+
+# Prototypes -------------------------------------------------------------------------------------------
+
+
+def test_prototypes_are_means_and_deviations():
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 4
+    embeddings = (rng.normal(size=(80, 6)) * np.arange(6) + labels[:, None]).astype(np.float32)
+    centres, scale = prototypes(embeddings, labels)
+    rest = []
+    for number in range(4):
+        own = embeddings[labels == number].astype(float)
+        np.testing.assert_allclose(centres[number], own.mean(axis=0))
+        rest.append(own - own.mean(axis=0))
+    deviation = np.sqrt((np.concatenate(rest) ** 2).mean(axis=0))
+    np.testing.assert_allclose(scale, deviation + 0.1 * deviation.mean())
+    with pytest.raises(InputError, match="DRUSEN"):
+        prototypes(embeddings[labels != 2], labels[labels != 2])
+
+
+def test_distances_are_mahalanobis():
+    rng = np.random.default_rng(0)
+    centres, scale = rng.normal(size=(4, 5)), rng.uniform(0.5, 2, 5)
+    points = rng.normal(size=(7, 5)).astype(np.float32)
+    inverse = np.diag(1 / scale**2)
+    for point, found in zip(points, distances(points, centres, scale), strict=True):
+        each = [np.sqrt((point - c) @ inverse @ (point - c)) for c in centres]
+        assert found == pytest.approx(min(each) / math.sqrt(5))
+
+
+def test_the_distance_limit_is_an_order_statistic():
+    values = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))  # 99 of them
+    assert distance_limit(values, 0.02) == 98
+    assert distance_limit(values, 0.1) == 90
+    assert distance_limit(values[:10], 0.02) == values[:10].max()  # too few: none of them is refused
+
+
+def test_risk_at_coverage():
+    coverage, risk = risk_at_coverage(np.array([0.9, 0.6, 0.8, 0.7]), np.array([True, False, True, False]))
+    np.testing.assert_allclose(coverage, [0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(risk, [0, 0, 1 / 3, 1 / 2])
+
+
+# In the model file ------------------------------------------------------------------------------------
+
+
+def trust(width=3, **changes):
+    parts = {"temperature": 1.5, "coverage": 0.95, "distance": 2.0, "lowest": 0.1} | changes
+    lowest = dict.fromkeys(LABELS, parts["lowest"])
+    centres = parts.get("centres", np.zeros((4, width)))
+    return {
+        "calibration": Calibration(parts["temperature"], 50, 0.1, 0.05),
+        "thresholds": Thresholds(
+            parts["coverage"], lowest, dict.fromkeys(LABELS, 50), 0.02, parts["distance"]
+        ),
+        "prototypes": Prototypes.of(centres, parts.get("scale", np.ones(width))),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"coverage": 1.0}, "coverage"),
+        ({"distance": 0.0}, "distance"),
+        ({"lowest": 1.5}, "thresholds"),
+        ({"scale": np.zeros(3)}, "scale"),
+        ({"centres": np.full((4, 3), np.nan)}, "finite"),
+        ({"centres": np.zeros((4, 2))}, "numbers"),
+    ],
+)
+def test_trust_out_of_range_is_no_trust(changes, rule):
+    with pytest.raises(ModelFileError, match=rule):
+        Trust.of(**trust(**changes))
+
+
+def test_all_parts_or_none():
+    assert Trust.of(None, None, None) is None
+    with pytest.raises(ModelFileError, match="only a part"):
+        Trust.of(**(trust() | {"prototypes": None}))
+    with pytest.raises(ModelFileError, match="malformed"):
+        Trust.of(**(trust() | {"prototypes": Prototypes(3, "&&", "&&")}))
+
+
+def test_prototypes_travel_as_float32():
+    centres = np.random.default_rng(0).normal(size=(4, 3))
+    found = Trust.of(**trust(centres=centres))
+    np.testing.assert_array_equal(
+        found.distances(np.zeros((1, 3), np.float32)),
+        distances(np.zeros((1, 3), np.float32), centres.astype(np.float32).astype(float), np.ones(3)),
+    )
+    assert Prototypes.of(np.array([[1.0]]), np.array([2.0])) == Prototypes(1, "AACAPw==", "AAAAQA==")
+
+
+def calibrated(model_file: Path, path: Path, **parts) -> Path:
+    bundle = open_bundle(model_file)
+    manifest = replace(bundle.manifest, **parts)
+    write_bundle(path, manifest, {name: bundle.read(name) for name in bundle.manifest.files})
+    return path
+
+
+def test_a_calibrated_file_scores_at_its_temperature(model_file, tmp_path):
+    plain = Predictor.open(model_file)
+    width = plain.compute([plain.prepare(np.full((64, 64), 90, np.uint8))]).embedding.shape[1]
+    gray = simulate("CNV", np.random.default_rng(0)).pixels
+    parts = trust(width, temperature=2.0, distance=1e6)
+    predictor = Predictor.open(calibrated(model_file, tmp_path / "a.octlet", **parts))
+    before, after = (each.score([each.prepare(gray)]) for each in (plain, predictor))
+    np.testing.assert_array_equal(before.logits, after.logits)
+    expected = scipy.special.softmax(before.logits.astype(float) / 2.0, axis=1)
+    np.testing.assert_allclose(after.probabilities, expected)
+    assert before.distances is None
+    near = predictor.predict([gray], ["scan"])[0]
+    assert near.set is not None
+    assert near.abstain in (None, UNCERTAIN)
+    far = Predictor.open(calibrated(model_file, tmp_path / "b.octlet", **trust(width, distance=1e-6)))
+    assert far.predict([gray], ["scan"])[0].abstain == NOT_OCT
+    wrong = Predictor.open(calibrated(model_file, tmp_path / "c.octlet", **trust(width + 1)))
+    with pytest.raises(ModelFileError, match="prototypes"):
+        wrong.predict([gray], ["scan"])
+
+
+def test_a_file_with_a_forged_threshold_is_refused(model_file, tmp_path):
+    with pytest.raises(ModelFileError, match="temperature"):
+        calibrated(model_file, tmp_path / "a.octlet", **trust(temperature=-1.0))
+    json.dumps(asdict(trust()["thresholds"]))
+
+
+# Held-out scores --------------------------------------------------------------------------------------
+
+
+def held_out(n=5, prefix=""):
+    rng = np.random.default_rng(n)
+    names = tuple(f"{prefix}{i}.png" for i in range(n))
+    return HeldOut(names, rng.integers(0, 4, n), names, rng.normal(size=(n, 4)), rng.uniform(0, 3, n))
+
+
+def test_held_out_scores_come_back_bit_equal(tmp_path):
+    scores = held_out()
+    write_held_out(tmp_path / "a.csv", scores)
+    found = read_held_out(tmp_path / "a.csv")
+    for one, other in zip(asdict(found).values(), asdict(scores).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (
+        (tmp_path / "a.csv")
+        .read_text()
+        .startswith("path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance\n")
+    )
+    both = pool([scores, held_out(3, "b")])
+    assert len(both.paths) == 8
+    with pytest.raises(InputError, match="2 times"):
+        pool([scores, scores])
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode(errors="replace")))
+def test_no_other_file_is_taken_for_held_out_scores(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("scores") / "a.csv"
+    head = b"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance\n"
+    for body in (data, head + data, head + b"a,CNV,b,1,2,3,4,5\n" + data):
+        path.write_bytes(body)
+        with suppress(InputError):
+            read_held_out(path)
+
+
+@pytest.mark.parametrize(
+    "row", ["a,CNV,b,1,2,3,4,-1", "a,CNV,b,1,2,3,nan,1", "a,X,b,1,2,3,4,1", "a,CNV,b,1,2"]
+)
+def test_a_bad_row_is_told(tmp_path, row):
+    file = tmp_path / "a.csv"
+    file.write_text(f"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance\n{row}\n")
+    with pytest.raises(InputError) as caught:
+        read_held_out(file)
+    assert caught.value.path == str(file)
+
+
+# Quality ----------------------------------------------------------------------------------------------
+
+
+def phantom():
+    return simulate("NORMAL", np.random.default_rng(3), shape=(496, 768)).pixels
+
+
+def test_a_phantom_is_fair():
+    assert measure(phantom()).fault is None
+
+
+def test_what_is_wrong_with_a_scan():
+    scan = phantom()
+    rng = np.random.default_rng(0)
+    tissue = int(np.argmax(np.where(padding_mask(scan), 0, scan).mean(axis=1)))
+    noisy = np.clip(scan * 0.1 + rng.normal(80, 40, scan.shape), 0, 255).astype(np.uint8)
+    half = scan.copy()
+    half[:, : int(0.9 * scan.shape[1])] = 12
+    bright = scan.copy()
+    bright[tissue : tissue + 40, 50:-50] = 255
+    faults = {
+        "blank": np.full((100, 100), 30, np.uint8),
+        "white": np.full((100, 100), 255, np.uint8),
+        "noisy": noisy,
+        "cut": scan[tissue:],
+        "empty": half,
+        "saturated": bright,
+    }
+    words = {name: measure(image).fault for name, image in faults.items()}
+    assert "blank" in words["blank"]
+    assert "blank" in words["white"]
+    assert "noisy" in words["noisy"]
+    assert "cut off" in words["cut"]
+    assert "empty" in words["empty"]
+    assert "saturated" in words["saturated"]
+
+
+def test_the_noise_is_that_which_was_added():
+    """Immerkaer's estimate on a smooth picture, whose noise is all that was added."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(20, 200, 400)[:, None] + np.zeros((400, 600))
+    smooth = np.asarray(Image.fromarray(ramp.astype(np.uint8)).filter(ImageFilter.GaussianBlur(3)), float)
+    for sigma in (4.0, 8.0):
+        found = measure(np.clip(smooth + rng.normal(0, sigma, smooth.shape), 0, 255).astype(np.uint8))
+        assert found.noise * found.contrast == pytest.approx(sigma, rel=0.1)
+
+
+@given(st.integers(16, 40), st.integers(16, 40), st.integers(0, 2**32 - 1))
+def test_any_image_can_be_measured(height, width, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+    found = measure(image)
+    assert all(math.isfinite(value) for value in found.as_dict().values())
+    assert 0 <= found.saturated <= 1
+    assert 0 <= found.cut <= 1
+    assert 0 <= found.empty <= 1
