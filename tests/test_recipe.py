@@ -125,6 +125,7 @@ def test_overrides_win_and_presets_give_way(tmp_path):
         ("[data]\npath = '$OCTLET_NO_SUCH'\n", [], "OCTLET_NO_SUCH"),
         ("[data]\nphantoms = 8\n", ["lr=1"], "names no table"),
         ("[data]\nphantoms = 8\n[train]\npreset = 'x'\n", [], "one of seed"),
+        ("[data]\nphantoms = 8\n[calibrate]\ncoverage = 1.0\n", [], "calibrate.coverage = 1.0"),
     ],
 )
 def test_wrong_recipes_are_refused(tmp_path, text, override, told):
@@ -151,6 +152,8 @@ model = "resnet18"
 size = 32
 epochs = 1
 batch = 8
+[calibrate]
+coverage = 0.6
 [evaluate]
 resamples = 100
 """
@@ -181,4 +184,17 @@ def test_a_recipe_runs_from_scans_to_report_and_only_once(octlet, tmp_path, monk
 
     prediction = octlet("predict", "-m", result["model"], tmp_path / "out" / "scans", "--json")
     assert prediction.returncode == 0
-    assert len(json.loads(prediction.stdout)["predictions"]) == 48
+    said = json.loads(prediction.stdout)["predictions"]
+    assert len(said) == 48
+    assert all(isinstance(each["set"], list) for each in said)  # the model file was calibrated
+
+    other = json.loads(
+        octlet(*words, "--set", "evaluate.resamples=120", "--set", "calibrate.coverage=0.7").stdout
+    )
+    redone = [row["stage"] for row in other["stages"] if row["status"] == "done"]
+    assert redone == [
+        "fold-0/export",
+        "fold-0/evaluate",
+        "fold-1/export",
+        "fold-1/evaluate",
+    ]  # the same predictions: nothing to pool

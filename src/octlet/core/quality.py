@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from octlet.core.image import MARGIN, Gray, padding_mask
+from octlet.core.image import MARGIN, Gray, at_ranks, padding_mask
 
 BLANK = 40.0  # grey levels
 SATURATED = 0.03
@@ -69,13 +69,14 @@ def measure(gray: Gray) -> Quality:
     scan, blank = gray[box], padding[box]
     steps = tuple(slice(None, None, max(1, side // _FINEST)) for side in scan.shape)
     coarse, kept = scan[steps], ~blank[steps]
-    median, bright = np.percentile(coarse[kept], (50, 99.5))
+    seen = coarse[kept]
+    median, bright = at_ranks(seen, (seen.size - 1) // 2, int(0.995 * (seen.size - 1)))
     contrast = float(bright - median)
     tissue = np.where(kept, np.maximum(coarse - np.float32(median + MARGIN), 0), 0)
     by_column = tissue.sum(axis=0)
     return Quality(
         contrast=contrast,
-        saturated=float((coarse[kept] >= _WHITE).mean()),
+        saturated=float((seen >= _WHITE).mean()),
         noise=_noise(scan, blank) / max(contrast, 1.0),
         cut=_cut(np.where(kept, coarse, np.float32(median)), median + contrast / 2),
         empty=float((by_column <= 0.05 * max(by_column.max(), 1.0)).mean()),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from octlet.calibration import Plan, calibrate
 from octlet.core.errors import InputError
 from octlet.core.settings import as_dict
 from octlet.data.index import Progress
@@ -14,6 +15,7 @@ from octlet.data.source import open_source
 from octlet.export.package import export_run
 from octlet.recipe.runner import Stage
 from octlet.recipe.settings import Recipe
+from octlet.runtime.predictor import Predictor
 from octlet.scoring import Request, evaluate_to, load
 from octlet.train.checkpoint import BEST
 from octlet.train.run import Feedback, StoppedError
@@ -80,8 +82,14 @@ def model_stages(branch: Branch, which: str, run: Path, named: dict[str, Any]) -
     recipe, voice = branch.recipe, branch.voice
     model, evaluation = model_of(branch.folder, which), evaluation_of(branch.folder, which)
 
+    doubt = recipe.calibrate
+
     def export(_again: bool) -> None:
         export_run(run, model, **named, progress=voice.bar("comparing with integers"))
+        if doubt.coverage:
+            plan = Plan(branch.scans, branch.split, coverage=doubt.coverage, refusal=doubt.refusal)
+            predictor = Predictor.open(model)
+            calibrate(predictor, plan, out=model, scores=None, progress=voice.bar("calibrating"))
 
     def evaluate(_again: bool) -> None:
         scored = load(model, Request(branch.scans, branch.split, "test", None), voice.bar("scoring scans"))
@@ -91,7 +99,14 @@ def model_stages(branch: Branch, which: str, run: Path, named: dict[str, Any]) -
 
     name = branch.prefix + which
     measured = as_dict(recipe.evaluate)
+    wanted = named | ({"calibrate": as_dict(doubt)} if doubt.coverage else {})
     return [
-        Stage(f"{name}export", named, [run / BEST], [model], export),
+        Stage(
+            f"{name}export",
+            wanted,
+            [run / BEST, *([branch.split] if doubt.coverage else [])],
+            [model],
+            export,
+        ),
         Stage(f"{name}evaluate", measured, [model, branch.split], [evaluation], evaluate),
     ]

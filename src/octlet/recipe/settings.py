@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from octlet.calibration import REFUSAL
 from octlet.core.errors import InputError, UsageError
 from octlet.core.settings import from_mapping, parse_override
 from octlet.recipe.steps import CompressStep, GateSettings, override_step, read_steps, step_tables
@@ -73,6 +74,26 @@ class ExportSettings:
 
 
 @dataclass(frozen=True)
+class CalibrateSettings:
+    """How the model file learns to doubt, on the validation fold: see `octlet.calibration.Plan`.
+
+    Attributes:
+        coverage: of the prediction sets; 0 leaves the model file as it is.
+        refusal: largest share of real scans to refuse.
+    """
+
+    coverage: float = 0.0
+    refusal: float = REFUSAL
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.coverage < 1 and 0 < self.refusal < 1):
+            raise UsageError(
+                f"calibrate.coverage = {self.coverage}, calibrate.refusal = {self.refusal}",
+                remedy="both below 1, and refusal above 0",
+            )
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """Bootstrap resamples and their seed."""
 
@@ -89,6 +110,7 @@ class Recipe:
     split: SplitSettings = field(default_factory=SplitSettings)
     train: TrainConfig = field(default_factory=TrainConfig)
     export: ExportSettings = field(default_factory=ExportSettings)
+    calibrate: CalibrateSettings = field(default_factory=CalibrateSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     compress: tuple[CompressStep, ...] = ()
     gate: GateSettings = field(default_factory=GateSettings)
@@ -98,6 +120,7 @@ _TABLES: dict[str, type] = {
     "data": DataSettings,
     "split": SplitSettings,
     "export": ExportSettings,
+    "calibrate": CalibrateSettings,
     "evaluate": EvaluateSettings,
     "gate": GateSettings,
 }

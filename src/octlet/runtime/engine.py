@@ -5,7 +5,6 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Protocol
 
@@ -48,6 +47,8 @@ class EngineKind:
     @property
     def version(self) -> str | None:
         """The installed version; None where none is installed, or under another distribution's name."""
+        from importlib.metadata import PackageNotFoundError, version  # slow; `octlet predict` never asks
+
         try:
             return version(self.distribution)
         except PackageNotFoundError:
