@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from octlet.core.errors import InputError
 
@@ -74,7 +74,7 @@ def decode(data: bytes, name: str) -> Gray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_frame(image, name)
-            return _to_gray(image, name)
+            return to_gray(image, name)
     except UnidentifiedImageError as error:
         rule = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
         raise InputError(rule, path=name, remedy="export the B-scan as JPEG or PNG") from error
@@ -102,7 +102,11 @@ def _check_frame(image: Image.Image, name: str) -> None:
         raise InputError(rule, path=name, remedy="save each B-scan as a file of its own")
 
 
-def _to_gray(image: Image.Image, name: str) -> Gray:
+def to_gray(image: Image.Image, name: str) -> Gray:
+    """Return the frame that an opened image is at as uint8 (H, W), by the rules of `decode`.
+
+    Raises InputError for transparent pixels and for samples without a stated range, and what Pillow raises.
+    """
     if image.mode.startswith("I;16"):
         wide: NDArray[Any] = np.asarray(image).astype(np.uint32)
         return ((wide + 128) // 257).astype(np.uint8)
@@ -151,8 +155,32 @@ def padding_mask(gray: Gray) -> NDArray[np.bool_]:
         mask |= np.logical_and.accumulate(white[flip], axis=0)[flip]
     if not mask.any():
         return mask
-    grown = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * FRINGE + 1))
-    return np.asarray(grown, dtype=np.bool_)
+    return _grown(_grown(mask, FRINGE).T, FRINGE).T
+
+
+def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Return a mask, (H, W), that reaches so many pixels further up and down."""
+    grown = mask.copy()
+    for step in range(1, reach + 1):
+        grown[step:] |= mask[:-step]
+        grown[:-step] |= mask[step:]
+    return grown
+
+
+def at_ranks(values: Gray, *ranks: int) -> list[int]:
+    """Return which grey values stand at these places, from 0, once they are sorted; they are counted instead.
+
+    Args:
+        values: uint8, of any shape.
+        ranks: each from 0 to the number of values less one.
+    """
+    up_to = np.bincount(values.ravel(), minlength=256).cumsum()
+    return [int(np.searchsorted(up_to, rank, side="right")) for rank in ranks]
+
+
+def median(values: Gray) -> int:
+    """Return the median of n > 0 grey values, 0 to 255, rounded down where it falls between two."""
+    return sum(at_ranks(values, (values.size - 1) // 2, values.size // 2)) // 2
 
 
 def prepare(gray: Gray, size: int) -> Prepared:
@@ -173,12 +201,12 @@ def prepare(gray: Gray, size: int) -> Prepared:
     padding = padding_mask(gray)
     if padding.all():
         raise InputError("the image is white throughout", remedy="give a B-scan")
-    level = np.uint8(np.median(gray[~padding]))
-    scan = np.where(padding, level, gray) if padding.any() else gray
+    level = median(gray[~padding])
+    scan = np.where(padding, np.uint8(level), gray) if padding.any() else gray
     rows, columns = np.flatnonzero(~padding.all(axis=1)), np.flatnonzero(~padding.all(axis=0))
     left, right = int(columns[0]), int(columns[-1]) + 1
     inside = scan[rows[0] : rows[-1] + 1, left:right]
-    above, below = retina_window(inside, int(level))
+    above, below = retina_window(inside, level)
     top, bottom = int(rows[0]) + above, int(rows[0]) + below
     cut = Image.fromarray(np.ascontiguousarray(scan[top:bottom, left:right]))
     fitted = cut.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's filter widens when it shrinks
