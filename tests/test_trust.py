@@ -26,6 +26,7 @@ from octlet.core.trust import Calibration, Prototypes, Thresholds, Trust, distan
 from octlet.data.phantom import simulate
 from octlet.evaluate.held_out import HeldOut, pool, read_held_out, write_held_out
 from octlet.evaluate.trust import (
+    confidence_limit,
     conformal_thresholds,
     distance_limit,
     fit_temperature,
@@ -104,13 +105,14 @@ def test_a_class_with_too_few_scans_is_in_every_set():
 @given(st.lists(st.floats(0.001, 1), min_size=4, max_size=4), st.sets(st.sampled_from(LABELS)))
 def test_a_prediction_keeps_its_rules(weights, members):
     p = np.array(weights) / sum(weights)
-    found = Prediction.of("a", p, FAIR, members=tuple(members), coverage=0.95)
-    assert found.abstain == (None if members == {found.label} else UNCERTAIN)
+    found = Prediction.of("a", p, FAIR, members=tuple(members), coverage=0.95, confidence=0.6)
+    assert found.abstain == (UNCERTAIN if p.max() < 0.6 else None)
     assert set(found.set) == members
     assert [found.probabilities[each] for each in found.set] == sorted(
         (found.probabilities[each] for each in members), reverse=True
     )
-    pressing = {URGENCY[each] for each in (*members, found.label)}
+    doubted = members if found.abstain else ()
+    pressing = {URGENCY[each] for each in (*doubted, found.label)}
     order = ("urgent", "routine", "observation")
     assert found.urgency == next(each for each in order if each in pressing)
     assert found.explanation.endswith(".")
@@ -168,6 +170,12 @@ def test_the_distance_limit_is_an_order_statistic():
     assert distance_limit(values[:10], 0.02) == values[:10].max()  # too few: none of them is refused
 
 
+def test_the_confidence_limit_is_an_order_statistic():
+    values = np.random.default_rng(0).permutation(np.arange(1.0, 100.0)) / 100
+    assert confidence_limit(values, 0.1) == 0.10  # nine of 99 lie under it
+    assert confidence_limit(values[:8], 0.1) == 0  # too few
+
+
 def test_risk_at_coverage():
     coverage, risk = risk_at_coverage(np.array([0.9, 0.6, 0.8, 0.7]), np.array([True, False, True, False]))
     np.testing.assert_allclose(coverage, [0.25, 0.5, 0.75, 1])
@@ -178,13 +186,25 @@ def test_risk_at_coverage():
 
 
 def trust(width=3, **changes):
-    parts = {"temperature": 1.5, "coverage": 0.95, "distance": 2.0, "lowest": 0.1} | changes
+    parts = {
+        "temperature": 1.5,
+        "coverage": 0.95,
+        "confidence": 0.5,
+        "distance": 2.0,
+        "lowest": 0.1,
+    } | changes
     lowest = dict.fromkeys(LABELS, parts["lowest"])
     centres = parts.get("centres", np.zeros((4, width)))
     return {
         "calibration": Calibration(parts["temperature"], 50, 0.1, 0.05),
         "thresholds": Thresholds(
-            parts["coverage"], lowest, dict.fromkeys(LABELS, 50), 0.02, parts["distance"]
+            parts["coverage"],
+            lowest,
+            dict.fromkeys(LABELS, 50),
+            0.1,
+            parts["confidence"],
+            0.02,
+            parts["distance"],
         ),
         "prototypes": Prototypes.of(centres, parts.get("scale", np.ones(width))),
     }
@@ -196,6 +216,7 @@ def trust(width=3, **changes):
         ({"temperature": 0.0}, "temperature"),
         ({"coverage": 1.0}, "coverage"),
         ({"distance": 0.0}, "distance"),
+        ({"confidence": 1.5}, "confidence"),
         ({"lowest": 1.5}, "thresholds"),
         ({"scale": np.zeros(3)}, "scale"),
         ({"centres": np.full((4, 3), np.nan)}, "finite"),

@@ -18,12 +18,18 @@ from octlet.data.source import open_source, read_pixels
 from octlet.data.split import SplitRecord, check_leaks, read_split
 from octlet.evaluate.calibration import expected_calibration_error
 from octlet.evaluate.held_out import HeldOut, pool, read_held_out, write_held_out
-from octlet.evaluate.trust import conformal_thresholds, distance_limit, fit_temperature, prototypes
+from octlet.evaluate.trust import (
+    confidence_limit,
+    conformal_thresholds,
+    distance_limit,
+    fit_temperature,
+    prototypes,
+)
 from octlet.export.card import with_trust
 from octlet.runtime.predictor import Predictor, softmax
 
 BATCH = 16
-COVERAGE, REFUSAL = 0.95, 0.02
+COVERAGE, DOUBT, REFUSAL = 0.95, 0.1, 0.02
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Plan:
         subset: of the split, the scans to fit on.
         pooled: files of held-out scores to fit on instead.
         coverage: of each class, the share of scans whose set shall hold their class, 0 to 1.
+        doubt: share of scans like those of training whose label may be called uncertain, 0 to 1.
         refusal: share of scans like those of training that may be refused, 0 to 1.
     """
 
@@ -44,6 +51,7 @@ class Plan:
     subset: str = "val"
     pooled: tuple[Path, ...] = ()
     coverage: float = COVERAGE
+    doubt: float = DOUBT
     refusal: float = REFUSAL
 
 
@@ -103,7 +111,7 @@ def _check(plan: Plan, out: Path | None, scores: Path | None) -> None:
     if plan.subset == "train" or (plan.subset == "test" and out is not None):
         rule = f"thresholds are not fitted on {plan.subset} scans"
         raise UsageError(rule, remedy="take val, or write --scores only and pool those of other folds")
-    for name, share in (("coverage", plan.coverage), ("refusal", plan.refusal)):
+    for name, share in (("coverage", plan.coverage), ("doubt", plan.doubt), ("refusal", plan.refusal)):
         if not 0 < share < 1:
             raise UsageError(f"--{name} is {share}", remedy="above 0 and below 1")
 
@@ -154,6 +162,8 @@ def fitted(manifest: Manifest, held: HeldOut, plan: Plan, known: Prototypes) -> 
         coverage=plan.coverage,
         lowest=conformal_thresholds(after, held.labels, plan.coverage),
         scans=dict(zip(LABELS, counts, strict=True)),
+        doubt=plan.doubt,
+        confidence=confidence_limit(after.max(axis=1), plan.doubt),
         refusal=plan.refusal,
         distance=distance_limit(held.distances, plan.refusal),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from octlet.calibration import COVERAGE, REFUSAL, Plan, calibrate
+from octlet.calibration import COVERAGE, DOUBT, REFUSAL, Plan, calibrate
 from octlet.cli.ui import bar, json_option, next_step, print_json, say, table
 from octlet.core.labels import LABELS
 from octlet.runtime.predictor import Predictor
@@ -26,6 +26,9 @@ from octlet.runtime.predictor import Predictor
 )
 @click.option("--coverage", type=float, default=COVERAGE, show_default=True, help="Of the prediction sets.")
 @click.option(
+    "--doubt", type=float, default=DOUBT, show_default=True, help="Largest share of labels to call uncertain."
+)
+@click.option(
     "--refusal", type=float, default=REFUSAL, show_default=True, help="Largest share of real scans to refuse."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all if not given.")
@@ -39,6 +42,7 @@ def command(
     scores: Path | None,
     pooled: tuple[Path, ...],
     coverage: float,
+    doubt: float,
     refusal: float,
     threads: int | None,
     as_json: bool,
@@ -46,14 +50,15 @@ def command(
     """Teach a model file to doubt.
 
     Fits, on scans that the network was not trained on, the temperature of its probabilities, the sets of
-    classes that cannot be ruled out, and the distance from the training scans at which an image is refused.
+    classes that cannot be ruled out, the probability under which a label is uncertain, and the distance from
+    the training scans at which an image is refused.
     DIR holds the labelled scans of the split. The network itself stays as it is, byte for byte.
 
     A validation set may be too small for a rare class. Then take what the other folds of a cross-validation
     said of their test scans: --subset test --scores fold-1.csv in each, and --from fold-1.csv --from ... for
     the model that was tested on none of them. A test scan of the model's own split is refused.
     """
-    plan = Plan(data, split, subset, pooled, coverage, refusal)
+    plan = Plan(data, split, subset, pooled, coverage, doubt, refusal)
     found = calibrate(
         Predictor.open(model, threads=threads), plan, out=out, scores=scores, progress=bar("scoring scans")
     )
@@ -81,14 +86,15 @@ def _print(found: dict[str, Any]) -> None:
         for label in LABELS
     ]
     click.echo(table(("class", "scans", f"in the {limits['coverage']:.0%} set from"), rows))
-    click.echo(f"\nrefused from distance {limits['distance']:.3f} (up to {limits['refusal']:.0%} of scans)")
+    click.echo(f"\nuncertain under {limits['confidence']:.4f} (up to {limits['doubt']:.0%} of scans)")
+    click.echo(f"refused from distance {limits['distance']:.3f} (up to {limits['refusal']:.0%} of scans)")
 
 
 def _warn(found: dict[str, Any]) -> None:
     lowest = found.get("thresholds", {}).get("lowest", {})
     if always := [label for label in lowest if not lowest[label]]:
-        say(f"note: {', '.join(always)} can never be ruled out, so that most scans will be uncertain;")
-        say("      fit on more scans: --from with the scores of other folds (see --help)")
+        say(f"note: {', '.join(always)} can never be ruled out, for want of scans;")
+        say("      fit on more of them: --from with the scores of other folds (see --help)")
 
 
 def _least(lowest: float, coverage: float) -> str:

@@ -27,12 +27,12 @@ class Prediction:
         file: the scan's name, as given.
         label: one of `octlet.core.labels.LABELS`; a tie goes to the first.
         probabilities: label -> probability, in label order, summing to 1.
-        urgency: one of `URGENCIES`: that of the most pressing class among the label and `set`; unknown
-            where the scan is refused.
+        urgency: one of `URGENCIES`: that of the label; where that is uncertain, of the most pressing class
+            among the label and `set`; unknown where the scan is refused.
         set: the classes that cannot be ruled out at the model file's coverage, the most probable first;
             None where the file holds no thresholds.
-        abstain: one of `ABSTENTIONS`, or None: the first two refuse the scan; the last says that `set` is
-            not the label alone.
+        abstain: one of `ABSTENTIONS`, or None: the first two refuse the scan; the last says that the label
+            is not probable enough to rely on.
         explanation: one or two sentences for a person.
         quality: what was measured of the scan.
     """
@@ -55,6 +55,7 @@ class Prediction:
         *,
         members: tuple[str, ...] | None = None,
         coverage: float = 0.0,
+        confidence: float = 0.0,
         strange: str | None = None,
     ) -> "Prediction":
         """Build from probabilities and what was found out about them.
@@ -65,6 +66,7 @@ class Prediction:
             quality: of the scan, which refuses it where it has a fault.
             members: the classes of the conformal set, in any order.
             coverage: how often such a set holds the actual class, 0 to 1.
+            confidence: the least probability of a label to rely on, 0 to 1.
             strange: why the model does not know such scans, as a sentence; None where it may.
         """
         label = LABELS[int(probabilities.argmax())]
@@ -75,11 +77,11 @@ class Prediction:
             return cls(file, label, named, UNKNOWN, members, NOT_OCT, strange, quality)
         if quality.fault is not None:
             return cls(file, label, named, UNKNOWN, members, POOR, quality.fault, quality)
-        doubt = members is not None and members != (label,)
-        urgency = min((URGENCY[each] for each in (label, *(members or ()))), key=URGENCIES.index)
-        sentence = _explained(label, named[label], members, coverage)
-        abstain = UNCERTAIN if doubt else None
-        return cls(file, label, named, urgency, members, abstain, sentence, quality)
+        doubt = named[label] < confidence
+        possible = (label, *(members or ())) if doubt else (label,)
+        urgency = min((URGENCY[each] for each in possible), key=URGENCIES.index)
+        sentence = _explained(label, named[label], members, coverage, doubt)
+        return cls(file, label, named, urgency, members, UNCERTAIN if doubt else None, sentence, quality)
 
     @property
     def refused(self) -> bool:
@@ -106,21 +108,25 @@ class Prediction:
         return (self.file, self.label, self.urgency, *numbers, members, self.abstain or "", NOTICE)
 
 
-def _explained(label: str, share: float, members: tuple[str, ...] | None, coverage: float) -> str:
+def _explained(
+    label: str, share: float, members: tuple[str, ...] | None, coverage: float, doubt: bool
+) -> str:
     if members is None:
         return (
             f"{label} is the most probable, {_percent(share)}. "
             "How far to trust that is not known: the model file was never calibrated."
         )
-    if not members:
-        return f"No class is probable enough for a set that holds {_percent(coverage)} of scans like it."
-    if len(members) > 1:
-        names = f"{', '.join(members[:-1])} and {members[-1]}"
-        return f"{names} cannot be told apart at {_percent(coverage)} coverage; a person has to look."
+    others = [each for each in members if each != label]
     at = f"at {_percent(coverage)} coverage"
-    if members == (label,):
-        return f"{label}, {_percent(share)}; the other classes can be ruled out {at}."
-    return f"{label} is the most probable, {_percent(share)}, but only {members[0]} cannot be ruled out {at}."
+    if not others:
+        rest = f"the other classes are ruled out {at}"
+    elif len(others) == 1:
+        rest = f"{others[0]} cannot be ruled out {at}"
+    else:
+        rest = f"{', '.join(others[:-1])} and {others[-1]} cannot be ruled out {at}"
+    if not doubt:
+        return f"{label}, {_percent(share)}; {rest}."
+    return f"{label} is the most probable, {_percent(share)}, but the model is not sure; {rest}."
 
 
 def _percent(share: float) -> str:

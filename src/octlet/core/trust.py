@@ -37,12 +37,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where a class leaves the prediction set, and where a scan is refused.
+    """Where a class leaves the prediction set, a label is in doubt, and a scan is refused.
 
     Attributes:
         coverage: of each class's scans, the share whose set shall hold their class (0 to 1).
         lowest: label -> the least calibrated probability with which it is in the set; 0: it always is.
         scans: label -> how many unseen scans that was fitted on.
+        doubt: share of scans like those of training whose label may be in doubt (0 to 1).
+        confidence: the least calibrated probability of a label that is not.
         refusal: share of scans like those of training that may be refused (0 to 1).
         distance: the largest distance from the prototypes at which a scan is taken.
     """
@@ -50,6 +52,8 @@ class Thresholds:
     coverage: float
     lowest: dict[str, float]
     scans: dict[str, int]
+    doubt: float
+    confidence: float
     refusal: float
     distance: float
 
@@ -106,6 +110,7 @@ class Trust:
             "its coverage is not between 0 and 1": 0 < limits.coverage < 1,
             "its set's thresholds are not 0 to 1 for each label": list(limits.lowest) == list(LABELS)
             and all(0 <= each <= 1 for each in limits.lowest.values()),
+            "its least confidence is not 0 to 1": 0 <= limits.confidence <= 1,
             "its largest distance is not a number above 0": 0 < limits.distance < math.inf,
             "its prototypes' width is not 1 to 65536": 1 <= width <= 65536,
         }

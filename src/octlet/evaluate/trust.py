@@ -93,6 +93,15 @@ def distance_limit(distances: Floats, refusal: float) -> float:
     return float(np.sort(distances)[min(rank, len(distances)) - 1])
 
 
+def confidence_limit(confidence: Floats, doubt: float) -> float:
+    """Return the confidence under which a new scan like those of (n,) lies with chance `doubt` or less.
+
+    The order statistic of rank floor((n + 1) doubt); 0, which doubts nothing, where there are too few scans.
+    """
+    rank = math.floor((len(confidence) + 1) * doubt + 1e-9)
+    return float(np.sort(confidence)[rank - 1]) if rank else 0.0
+
+
 def risk_at_coverage(confidence: Floats, right: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Return the share of scans answered and the share of those that are wrong, each (n,), the surest first.
 

@@ -87,7 +87,7 @@ def model_stages(branch: Branch, which: str, run: Path, named: dict[str, Any]) -
     def export(_again: bool) -> None:
         export_run(run, model, **named, progress=voice.bar("comparing with integers"))
         if doubt.coverage:
-            plan = Plan(branch.scans, branch.split, coverage=doubt.coverage, refusal=doubt.refusal)
+            plan = Plan(branch.scans, branch.split, **as_dict(doubt))
             predictor = Predictor.open(model)
             calibrate(predictor, plan, out=model, scores=None, progress=voice.bar("calibrating"))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from octlet.calibration import REFUSAL
+from octlet.calibration import DOUBT, REFUSAL
 from octlet.core.errors import InputError, UsageError
 from octlet.core.settings import from_mapping, parse_override
 from octlet.recipe.steps import CompressStep, GateSettings, override_step, read_steps, step_tables
@@ -79,18 +79,20 @@ class CalibrateSettings:
 
     Attributes:
         coverage: of the prediction sets; 0 leaves the model file as it is.
+        doubt: largest share of labels to call uncertain.
         refusal: largest share of real scans to refuse.
     """
 
     coverage: float = 0.0
+    doubt: float = DOUBT
     refusal: float = REFUSAL
 
     def __post_init__(self) -> None:
-        if not (0 <= self.coverage < 1 and 0 < self.refusal < 1):
-            raise UsageError(
-                f"calibrate.coverage = {self.coverage}, calibrate.refusal = {self.refusal}",
-                remedy="both below 1, and refusal above 0",
-            )
+        if not 0 <= self.coverage < 1:
+            raise UsageError(f"calibrate.coverage = {self.coverage}", remedy="from 0 to below 1")
+        for name in ("doubt", "refusal"):
+            if not 0 < getattr(self, name) < 1:
+                raise UsageError(f"calibrate.{name} = {getattr(self, name)}", remedy="above 0 and below 1")
 
 
 @dataclass(frozen=True)

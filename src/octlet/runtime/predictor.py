@@ -123,6 +123,7 @@ class Predictor:
             quality,
             members=self.trust.members(probabilities),
             coverage=self.trust.thresholds.coverage,
+            confidence=self.trust.thresholds.confidence,
             strange=self.trust.refuses(float(scores.distances[row])),
         )
 

@@ -1,0 +1,90 @@
+"""What `octlet predict` of one scan costs from a standing start, beside the bare engine; and its peak memory.
+
+    python benchmarks/cold_start.py docs/results/cold-start.csv SCAN.jpeg MODEL.octlet ...
+
+The bare process imports onnxruntime and numpy, loads the same ONNX file at one thread, and runs it once on an
+array of zeros: no Pillow, no scan, no checks. Both are started in turn; times are the processes' own CPU
+seconds, which other work on the machine disturbs least, and wall-clock seconds.
+"""
+
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from octlet.core.bundle import ONNX, open_bundle
+
+ROUNDS = 11
+BARE = """
+import os, sys
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+session.run(None, {"image": numpy.zeros((1, 1, int(sys.argv[2]), int(sys.argv[2])), numpy.float32)})
+"""
+
+
+def main(out: Path, scan: Path, models: list[Path]) -> None:
+    rows = [row for model in models for row in measure(model, scan)]
+    with out.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print("  ".join(f"{value!s:24}" for value in row.values()))
+
+
+def measure(model: Path, scan: Path) -> list[dict[str, object]]:
+    bundle = open_bundle(model)
+    size = bundle.manifest.preprocessing.size
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder, ONNX)
+        network.write_bytes(bundle.read(ONNX))
+        bare = [sys.executable, "-c", BARE, str(network), str(size)]
+        octlet = [sys.executable, "-m", "octlet", "predict", "-m", str(model), "--threads", "1", str(scan)]
+        run(bare), run(octlet)  # the files are in the page cache, the bytecode is compiled
+        turns = [(run(bare), run(octlet)) for _ in range(ROUNDS)]
+    medians = [
+        [statistics.median(turn[which][what] for turn in turns) for what in range(3)] for which in (0, 1)
+    ]
+    (cpu, wall, peak), (own_cpu, own_wall, own_peak) = medians
+    name = bundle.manifest.name
+    told = [
+        ("CPU seconds, octlet / bare", own_cpu / cpu, "at most 1.3"),
+        ("wall seconds, octlet / bare", own_wall / wall, "at most 1.3"),
+        ("CPU seconds, bare", cpu, ""),
+        ("peak memory of octlet predict, MB", own_peak, "at most 110, pruned int8"),
+        ("peak memory of the bare process, MB", peak, ""),
+    ]
+    return [
+        {
+            "model": name,
+            "bytes": model.stat().st_size,
+            "what": what,
+            "value": f"{value:.3g}",
+            "wanted": wanted,
+        }
+        for what, value, wanted in told
+    ]
+
+
+def run(words: list[str]) -> tuple[float, float, float]:
+    """Return CPU seconds, wall seconds and peak resident memory in MB (10^6 bytes) of a process."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, words)
+    return usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), list(map(Path, sys.argv[3:])))
