@@ -27,8 +27,8 @@ from octlet.core.image import read_scan
 from octlet.core.labels import LABELS, URGENCY, index_of
 from octlet.core.prediction import NOT_OCT, POOR, Prediction
 from octlet.data.split import read_split
-from octlet.evaluate.bootstrap import clusters_of, interval, resample, widened_at_bounds
 from octlet.evaluate.calibration import expected_calibration_error
+from octlet.evaluate.doubt import share_of
 from octlet.evaluate.figures import LIGHT
 from octlet.evaluate.trust import risk_at_coverage
 from octlet.runtime.predictor import Predictor, softmax
@@ -116,12 +116,8 @@ def seen_others(predictor: Predictor, folder: Path) -> Iterator[Seen]:
 
 def share(what: str, group: str, marks: list[bool], clusters: list[str]) -> Row:
     """Return a row with a share and its interval: patients, or images that come in five folds, are drawn."""
-    values = np.array(marks, float)
-    numbers, count = clusters_of(clusters)
-    hits, sizes = np.bincount(numbers, values, count), np.bincount(numbers, minlength=count)
-    drawn = resample(clusters, lambda w: ((w.T @ hits) / (w.T @ sizes))[:, None])[:, 0]
-    low, high = widened_at_bounds(*interval(drawn), count)
-    return row(what, group, values.mean(), len(values), low, high)
+    found = share_of(marks, clusters)
+    return row(what, group, found["value"], found["n"], found["low"], found["high"])
 
 
 def row(

@@ -87,6 +87,26 @@ def test_a_calibrated_model_doubts(calibrated, easy_scans, tmp_path):
     assert found["set"] == list(predictor.judge(gray, "", scores).set)
 
 
+def test_an_evaluation_tells_how_it_doubts(calibrated, model_file, easy_scans, split, tmp_path):
+    words = (easy_scans, "--split", split, "--resamples", 100, "--out", tmp_path / "out")
+    doubt = easy.result_of("evaluate", calibrated[0], *words)["doubt"]
+    scans = [easy_scans / row["path"] for row in rows(split, "test")]
+    said = easy.result_of("predict", "-m", calibrated[0], *scans)["predictions"]
+    labels = [row["label"] for row in rows(split, "test")]
+    pairs = list(zip(labels, said, strict=True))
+    assert doubt["covered"]["value"] == np.mean([label in each["set"] for label, each in pairs])
+    assert doubt["set_size"] == np.mean([len(each["set"]) for each in said])
+    for reason in ("uncertain", "not an OCT scan", "poor quality"):
+        assert doubt[reason]["value"] == np.mean([each["abstain"] == reason for each in said])
+    sure = [label != each["label"] for label, each in pairs if each["abstain"] is None]
+    assert doubt["answered_wrong"]["n"] == len(sure)
+    assert doubt["answered_wrong"]["value"] == (np.mean(sure) if sure else None)
+    drusen = [label in each["set"] for label, each in pairs if label == "DRUSEN"]
+    assert doubt["per_class"]["DRUSEN"]["value"] == np.mean(drusen)
+    assert "wrong where sure" in (tmp_path / "out" / "report.html").read_text()
+    assert "doubt" not in easy.result_of("evaluate", model_file, *words)
+
+
 def test_scores_of_other_folds_are_pooled(calibrated, model_file, easy_scans, split, tmp_path):
     test = tmp_path / "test.csv"
     said = easy.result_of(

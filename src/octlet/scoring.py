@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from octlet.core.errors import InputError, UsageError
 from octlet.core.files import sha256_of
-from octlet.core.image import Prepared
-from octlet.core.labels import index_of
+from octlet.core.image import Gray, Prepared
+from octlet.core.labels import LABELS, index_of
+from octlet.core.prediction import Prediction
 from octlet.data.index import Progress
 from octlet.data.source import Item, is_unknown, open_source, read_pixels
 from octlet.data.split import SplitRecord, check_leaks, read_split
 from octlet.evaluate.bootstrap import RESAMPLES
+from octlet.evaluate.doubt import doubt_of
 from octlet.evaluate.predictions import Predictions, check_names, merge, read_predictions
 from octlet.evaluate.report import write_evaluation
 from octlet.evaluate.summary import summarise
@@ -37,11 +39,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions, what made them (`name` and `sha256` at least), and the scans that could not be read."""
+    """Predictions, what made them (`name` and `sha256` at least), and the scans that could not be read.
+
+    `said` is what a calibrated model file judged of each scan; without one it is empty.
+    """
 
     predictions: Predictions
     identity: dict[str, Any]
     unreadable: tuple[InputError, ...] = ()
+    said: tuple[Prediction, ...] = ()
 
 
 def is_predictions(source: Path) -> bool:
@@ -60,8 +66,8 @@ def load(source: Path, request: Request, progress: Progress = iter) -> Scored:
         raise UsageError("a model file needs labelled scans", path=source, remedy="give their folder as DIR")
     predictor = Predictor.open(source, threads=request.threads)
     root, items = _requested(request.folder, request.split, request.subset)
-    predictions, unreadable = _run(predictor, root, items, progress)
-    return Scored(predictions, {**predictor.identity, **_told(request)}, tuple(unreadable))
+    predictions, said, unreadable = _run(predictor, root, items, progress)
+    return Scored(predictions, {**predictor.identity, **_told(request)}, tuple(unreadable), tuple(said))
 
 
 def pool(parts: Sequence[Scored]) -> Scored:
@@ -95,6 +101,7 @@ def evaluate_to(folder: Path, scored: Scored, *, resamples: int = RESAMPLES, see
     notes = notes_on(scored)
     summary = {
         **summarise(scored.predictions, seed=seed, resamples=resamples),
+        **_doubt(scored, resamples, seed),
         "model": scored.identity,
         "unreadable": [error.as_dict() for error in scored.unreadable],
         "notes": notes,
@@ -102,6 +109,14 @@ def evaluate_to(folder: Path, scored: Scored, *, resamples: int = RESAMPLES, see
     with writing_to(folder):
         write_evaluation(folder, scored.predictions, summary, model=scored.identity, notes=notes)
     return summary
+
+
+def _doubt(scored: Scored, resamples: int, seed: int) -> dict[str, Any]:
+    if not scored.said:
+        return {}
+    labels = [LABELS[number] for number in scored.predictions.labels]
+    patients = scored.predictions.patients
+    return {"doubt": doubt_of(labels, patients, scored.said, resamples=resamples, seed=seed)}
 
 
 @contextmanager
@@ -137,30 +152,41 @@ def _requested(
 
 def _run(
     predictor: Predictor, root: Path, items: Sequence[Item] | Sequence[SplitRecord], progress: Progress
-) -> tuple[Predictions, list[InputError]]:
+) -> tuple[Predictions, list[Prediction], list[InputError]]:
     check_names([item.path for item in items], [item.patient for item in items])  # not after an hour's work
     used: list[Item | SplitRecord] = []
     rows: list[NDArray[np.float64]] = []
+    said: list[Prediction] = []
     unreadable: list[InputError] = []
     for start in progress(range(0, len(items), BATCH)):
-        batch = items[start : start + BATCH]
-        prepared = [(item, scan) for item in batch if (scan := _read(predictor, root, item, unreadable))]
-        if prepared:
-            used.extend(item for item, _ in prepared)
-            rows.append(predictor.score([scan for _, scan in prepared]).probabilities)
+        read = [
+            (item, *scan)
+            for item in items[start : start + BATCH]
+            if (scan := _read(predictor, root, item, unreadable))
+        ]
+        if not read:
+            continue
+        scores = predictor.score([prepared for _, _, prepared in read])
+        used.extend(item for item, _, _ in read)
+        rows.append(scores.probabilities)
+        if predictor.trust is not None:
+            said += [
+                predictor.judge(gray, item.path, scores, row) for row, (item, gray, _) in enumerate(read)
+            ]
     if not used:
         remedy = f"the first of {len(unreadable)}: {unreadable[0]}" if unreadable else ""
         raise InputError("no scan could be read", path=root, remedy=remedy)
     labels = np.array([index_of(item.label) for item in used], np.int64)
     paths, patients = tuple(item.path for item in used), tuple(item.patient for item in used)
-    return Predictions(paths, labels, patients, np.concatenate(rows)), unreadable
+    return Predictions(paths, labels, patients, np.concatenate(rows)), said, unreadable
 
 
 def _read(
     predictor: Predictor, root: Path, item: Item | SplitRecord, unreadable: list[InputError]
-) -> Prepared | None:
+) -> tuple[Gray, Prepared] | None:
     try:
-        return predictor.prepare(read_pixels(root, item.path), item.path)
+        gray = read_pixels(root, item.path)
+        return gray, predictor.prepare(gray, item.path)
     except InputError as error:
         unreadable.append(error)
         return None

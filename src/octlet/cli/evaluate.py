@@ -11,6 +11,7 @@ import click
 from octlet.cli import ui
 from octlet.core.errors import InputError, UsageError
 from octlet.core.labels import NOTICE
+from octlet.evaluate.doubt import SHARES
 from octlet.evaluate.figures import estimate_text
 from octlet.evaluate.report import METRICS
 from octlet.scoring import Request, Scored, evaluate_to, is_predictions, load, pool
@@ -88,6 +89,9 @@ def _print(summary: dict[str, Any]) -> None:
     click.echo(
         ui.table(["actual", *called, "scans", "patients", "sensitivity", "specificity"], classes) + "\n"
     )
+    if "doubt" in summary:
+        rows = [(name, estimate_text(summary["doubt"][key])) for key, (name, _) in SHARES.items()]
+        click.echo(ui.table(["doubt", "share of scans (95 % interval)"], rows) + "\n")
     print_named("urgent scans called NORMAL", summary["urgent_called_normal_paths"])
     click.echo(f"\n{NOTICE}")
 

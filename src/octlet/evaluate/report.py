@@ -7,6 +7,7 @@ from typing import Any
 from octlet.core.files import write_bytes, write_json, write_text
 from octlet.core.labels import LABELS, URGENCY
 from octlet.evaluate import figures, page
+from octlet.evaluate.doubt import SHARES
 from octlet.evaluate.figures import DARK, LIGHT, Theme, estimate_text
 from octlet.evaluate.predictions import Predictions, write_predictions
 
@@ -84,6 +85,7 @@ def evaluation_page(
         notes_section(notes),
         page.section("Metrics", _metrics(summary)),
         page.section("Classes", _classes(summary)),
+        page.section("Doubt", _doubt(summary["doubt"])) if "doubt" in summary else "",
         page.pair(*shown),
         _urgent_called_normal(predictions, summary),
         page.section("Model", page.facts(model)) if model else "",
@@ -143,6 +145,14 @@ def _classes(summary: dict[str, Any]) -> str:
         rows.append([label, URGENCY[label], own["n"], own["patients"], *estimates])
     headers = ["class", "referral", "scans", "patients", "sensitivity", "specificity", "AUC"]
     return page.table(headers, rows)
+
+
+def _doubt(found: Mapping[str, Any]) -> str:
+    rows = [(name, estimate_text(found[key]), told) for key, (name, told) in SHARES.items()]
+    for label, own in found["per_class"].items():
+        rows.append((f"set holds the class: {label}", estimate_text(own), f"of {own['n']} scans"))
+    rows.append(("classes in a set", f"{found['set_size']:.2f}", "mean"))
+    return page.table(["", "value (95 % interval)", "what it tells"], rows)
 
 
 def _method(summary: dict[str, Any]) -> list[str]:

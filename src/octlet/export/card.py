@@ -101,9 +101,9 @@ def _doubt(manifest: Manifest) -> str:
         f"- temperature {fit.temperature:.3f}; calibration error {fit.ece_before:.3f} before, "
         f"{fit.ece_after:.3f} after",
         f"- prediction sets: of each class {limits.coverage:.0%} of such scans have it in their set",
-        f"- a label of a probability under {limits.confidence:.3f} is called uncertain: of such scans at most "
-        f"{limits.doubt:.0%}",
-        f"- an image whose embedding lies over {limits.distance:.3f} off the classes' prototypes is",
+        f"- a label of a probability under {limits.confidence:.3f} is called uncertain: of such scans at",
+        f"  most {limits.doubt:.0%}",
+        f"- an image whose embedding lies over {limits.distance:.3f} off the prototypes is",
         f"  refused: of such scans at most {limits.refusal:.0%}",
     ]
     if always:
