@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "zero.png").touch()
     (root / "cut.jpeg").write_bytes(next(p for p in good if p.suffix == ".jpeg").read_bytes()[:9000])
     Image.new("L", (64, 64), 255).save(root / "b" / "white.png")
-    with (root / "huge.tiff").open("wb") as file:
+    with (root / "huge.png").open("wb") as file:
         file.truncate(MAX_BYTES + 1)  # sparse
     Image.new("L", (4, 4)).save(root / "tiny.png")
     (root / "notes.txt").write_text("not an image, and not named like one")
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-BAD = {"text.jpeg", "zero.png", "cut.jpeg", "white.png", "huge.tiff", "tiny.png"}
+BAD = {"text.jpeg", "zero.png", "cut.jpeg", "white.png", "huge.png", "tiny.png"}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_folder_with_bad_files(
     code, out, err = run(capsys, "predict", "-m", model_file, folder, "--json", "--csv", table)
     assert code == 3
     document = json.loads(out)
-    assert set(document) == {"notice", "model", "predictions", "errors"}
+    assert set(document) == {"notice", "model", "eyes", "predictions", "errors"}
     assert (document["notice"], document["model"]["name"]) == (NOTICE, "tiny")
     assert {Path(each["file"]).name for each in document["errors"]} == BAD
     assert all(
@@ -129,7 +129,7 @@ def test_single_faults(
         folder / "text.jpeg": "not a readable",
         folder / "zero.png": "the file is empty",
         folder / "cut.jpeg": "cut short",
-        folder / "huge.tiff": "over the limit of 64 MiB",
+        folder / "huge.png": "over the limit of 64 MiB",
         folder / "b" / "white.png": "white throughout",
         folder / "notes.txt": "not a readable",
         tmp_path / "empty": "no image in this folder",

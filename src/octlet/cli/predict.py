@@ -2,49 +2,52 @@
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import click
 
+from octlet.cli.scans import Scan, ScanFiles
 from octlet.cli.ui import json_option, next_step, print_json, say, table
+from octlet.clinical.eye import EyePrediction, JudgedVolume, eyes_of
+from octlet.clinical.pseudonym import read_salt
 from octlet.core.errors import InputError, UsageError
 from octlet.core.files import write_text
-from octlet.core.image import IMAGE_SUFFIXES, Gray, Prepared, read_scan
+from octlet.core.image import Prepared
 from octlet.core.labels import LABELS, NOTICE
-from octlet.core.prediction import CSV_COLUMNS, Prediction
+from octlet.core.prediction import CSV_COLUMNS, UNCERTAIN, Prediction
 from octlet.runtime.choice import config_path, read_choice
 from octlet.runtime.engine import ENGINES
-from octlet.runtime.heatmap import overlay_names, write_overlay
+from octlet.runtime.heatmap import write_overlay
 from octlet.runtime.predictor import Box, Predictor
 
-BATCH = 8  # scans in memory at a time
-
-_Work = tuple[Path, str, Path | None]  # the file, its name as shown, where its heatmap goes
-
-
-@dataclass(frozen=True)
-class _Scan:
-    name: str
-    heatmap: Path | None
-    gray: Gray
-    prepared: Prepared
+BATCH = 8  # scans prepared in memory at a time
+MOST_URGENT = 10  # B-scans of an eye that are printed
 
 
 @dataclass
 class _Results:
+    files: ScanFiles
     predictions: list[Prediction] = field(default_factory=list)
     heatmaps: list[Path | None] = field(default_factory=list)
-    errors: list[InputError] = field(default_factory=list)
+    volumes: list[int | None] = field(default_factory=list)
 
     def as_dicts(self) -> list[dict[str, Any]]:
         pairs = zip(self.predictions, self.heatmaps, strict=True)
         return [p.as_dict() | ({} if h is None else {"heatmap": str(h)}) for p, h in pairs]
+
+    def eyes(self) -> list[EyePrediction]:
+        judged: list[list[Prediction]] = [[] for _ in self.files.volumes]
+        for prediction, volume in zip(self.predictions, self.volumes, strict=True):
+            if volume is not None:
+                judged[volume].append(prediction)
+        pairs = zip(self.files.volumes, judged, self.files.sizes, strict=True)
+        return eyes_of(JudgedVolume.of(volume, said, size) for volume, said, size in pairs)
 
 
 @click.command()
@@ -54,6 +57,20 @@ class _Results:
 @click.option(
     "--heatmap", type=click.Path(path_type=Path), metavar="DIR", help="Write where the class was seen."
 )
+@click.option(
+    "--pseudonym",
+    type=click.Path(path_type=Path),
+    metavar="SALT_FILE",
+    help="Name results by a salted hash of the patient's ID, not by files.",
+)
+@click.option(
+    "--most-urgent",
+    type=click.IntRange(min=0),
+    default=MOST_URGENT,
+    show_default=True,
+    metavar="N",
+    help="B-scans of each eye's volumes to print.",
+)
 @click.option("--engine", type=click.Choice(list(ENGINES)), help="What computes; your choice if not given.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; your choice if not given.")
 @json_option
@@ -62,15 +79,22 @@ def command(
     paths: tuple[Path, ...],
     csv_file: Path | None,
     heatmap: Path | None,
+    pseudonym: Path | None,
+    most_urgent: int,
     engine: str | None,
     threads: int | None,
     as_json: bool,
 ) -> int:
     """Classify scans with a model file.
 
-    PATH is an image or a folder. Of a folder every .bmp, .jpeg, .jpg, .png, .tif and .tiff file is taken,
-    also of the folders in it; hidden files and folders and linked folders are left out. Files that cannot be
-    read are listed, the others are predicted, and the exit code is 3.
+    PATH is an image, a volume or a folder. Images are .bmp, .jpeg, .jpg, .png, .tif and .tiff files; volumes
+    are DICOM, .vol, .e2e, .fda and .img files and TIFF files of several pages. Of a folder every one is
+    taken, also of the folders in it; hidden files and folders and linked folders are left out. Files that
+    cannot be read are listed, the others are predicted, and the exit code is 3.
+
+    Of a volume every B-scan is predicted, FILE#1 being the first, and each eye by its B-scans together. DICOM
+    needs pip install "octlet[clinical]". No patient's name or date is ever shown or written; the names of
+    files are, unless --pseudonym is given.
 
     The model file is that of --model or of the environment variable OCTLET_MODEL. Engine and threads are
     those that 'octlet benchmark --choose' has kept, or ONNX Runtime on every CPU.
@@ -78,15 +102,17 @@ def command(
     if model is None:
         raise UsageError("no model file is named", remedy="give -m model.octlet, or set OCTLET_MODEL")
     _check_outputs(paths, csv_file, heatmap)
+    salt = None if pseudonym is None else read_salt(pseudonym)
     predictor = _open(model, engine, threads)
-    results = _predict(predictor, paths, heatmap)
+    results = _predict(predictor, ScanFiles(paths, salt), heatmap)
     if csv_file is not None:
         _write_csv(csv_file, results.predictions)
-    _print(results, predictor, as_json)
-    for error in results.errors:
+    _print(results, predictor, most_urgent, as_json)
+    errors = results.files.errors
+    for error in errors:
         say(f"octlet: {error}")
-    if results.errors:
-        say(f"octlet: {len(results.errors)} unreadable, {len(results.predictions)} predicted")
+    if errors:
+        say(f"octlet: {len(errors)} unreadable, {len(results.predictions)} predicted")
         return InputError.exit_code
     next_step(f"octlet evaluate {quote(str(model))} LABELLED_FOLDER")
     return 0
@@ -111,69 +137,49 @@ def _open(model: Path, engine: str | None, threads: int | None) -> Predictor:
     return Predictor.open(model, engine=engine or choice.engine, threads=threads or choice.threads or None)
 
 
-def _predict(predictor: Predictor, paths: Sequence[Path], heatmap: Path | None) -> _Results:
-    results = _Results()
-    files = list(_files(paths, results.errors))
-    names = [_shown(file) for file in files]
-    targets = [None if heatmap is None else heatmap / name for name in overlay_names(names)]
-    work = list(zip(files, names, targets, strict=True))
-    for batch in _progress([work[start : start + BATCH] for start in range(0, len(work), BATCH)]):
-        _predict_batch(predictor, list(_load(predictor, batch, results.errors)), results)
+def _predict(predictor: Predictor, files: ScanFiles, heatmap: Path | None) -> _Results:
+    results = _Results(files)
+    scans = (scan for index in _progress(len(files.files)) for scan in files.read(index))
+    while batch := list(islice(scans, BATCH)):
+        _predict_batch(predictor, list(_prepare(predictor, batch, files)), heatmap, results)
     return results
 
 
-def _progress(batches: list[list[_Work]]) -> Iterator[list[_Work]]:
-    if len(batches) < 2 or not sys.stderr.isatty():
-        yield from batches
+def _progress(count: int) -> Iterator[int]:
+    if count < 2 or not sys.stderr.isatty():
+        yield from range(count)
         return
-    with click.progressbar(batches, label="scans", file=sys.stderr) as shown:
+    with click.progressbar(range(count), label="files", file=sys.stderr) as shown:
         yield from shown
 
 
-def _files(paths: Sequence[Path], errors: list[InputError]) -> Iterator[Path]:
-    """Yield every file to predict; a folder without one is an error of its own."""
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = 0
-        for folder, folders, files in os.walk(path):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(files):
-                if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                    found += 1
-                    yield Path(folder, name)
-        if not found:
-            errors.append(InputError("no image in this folder", path=_shown(path), remedy="check the path"))
-
-
-def _shown(path: Path) -> str:
-    """Return a path as one line of text: line ends, escapes and bytes that are no UTF-8 become U+FFFD."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(path))
-
-
-def _load(predictor: Predictor, batch: Sequence[_Work], errors: list[InputError]) -> Iterator[_Scan]:
-    for file, name, target in batch:
+def _prepare(
+    predictor: Predictor, batch: Sequence[Scan], files: ScanFiles
+) -> Iterator[tuple[Scan, Prepared]]:
+    for scan in batch:
         try:
-            gray = read_scan(file)
-            yield _Scan(name, target, gray, predictor.prepare(gray, name))
+            yield scan, predictor.prepare(scan.gray)
         except InputError as error:
-            errors.append(InputError(error.rule, path=name, remedy=error.remedy))
+            files.fail(scan.name, error)
 
 
-def _predict_batch(predictor: Predictor, scans: Sequence[_Scan], results: _Results) -> None:
+def _predict_batch(
+    predictor: Predictor, scans: Sequence[tuple[Scan, Prepared]], heatmap: Path | None, results: _Results
+) -> None:
     if not scans:
         return
-    scores = predictor.score([scan.prepared for scan in scans])
-    for scan, row, cam, box in zip(scans, scores.probabilities, scores.cam, scores.boxes, strict=True):
-        prediction = Prediction.of(scan.name, row)
-        if scan.heatmap is not None:
-            _write_heatmap(scan.heatmap, scan, cam, predictor.size, box, prediction.label)
+    scores = predictor.score([prepared for _, prepared in scans])
+    for row, ((scan, _), cam, box) in enumerate(zip(scans, scores.cam, scores.boxes, strict=True)):
+        prediction = predictor.judge(scan.gray, scan.name, scores, row)
+        target = None if heatmap is None else heatmap / scan.heatmap
+        if target is not None:
+            _write_heatmap(target, scan, cam, predictor.size, box, prediction.label)
         results.predictions.append(prediction)
-        results.heatmaps.append(scan.heatmap)
+        results.heatmaps.append(target)
+        results.volumes.append(scan.volume)
 
 
-def _write_heatmap(path: Path, scan: _Scan, cam: Any, size: int, box: Box, label: str) -> None:
+def _write_heatmap(path: Path, scan: Scan, cam: Any, size: int, box: Box, label: str) -> None:
     try:
         write_overlay(path, scan.gray, cam, size, box, label)
     except OSError as error:
@@ -195,15 +201,58 @@ def _write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
         ) from error
 
 
-def _print(results: _Results, predictor: Predictor, as_json: bool) -> None:
+def _print(results: _Results, predictor: Predictor, most: int, as_json: bool) -> None:
+    eyes = results.eyes()
     if as_json:
-        errors = [error.as_dict() for error in results.errors]
-        predictions = results.as_dicts()
-        model = predictor.identity
-        print_json({"notice": NOTICE, "model": model, "predictions": predictions, "errors": errors})
-    elif results.predictions:
-        headers = ("file", "label", "urgency", *LABELS)
-        shares = ([f"{p:.3f}" for p in each.probabilities.values()] for each in results.predictions)
-        pairs = zip(results.predictions, shares, strict=True)
-        click.echo(table(headers, [(each.file, each.label, each.urgency, *row) for each, row in pairs]))
-        click.echo(f"\n{NOTICE}")
+        document = {
+            "notice": NOTICE,
+            "model": predictor.identity,
+            "eyes": [eye.as_dict() for eye in eyes],
+            "predictions": results.as_dicts(),
+            "errors": [error.as_dict() for error in results.files.errors],
+        }
+        print_json(document)
+        return
+    images = [p for p, volume in zip(results.predictions, results.volumes, strict=True) if volume is None]
+    by_name = {each.file: each for each in results.predictions}
+    for eye in eyes:
+        _print_eye(eye, [by_name[name] for name in eye.most_urgent], most)
+    if images:
+        click.echo(_table(images) + "\n")
+    if results.predictions:
+        click.echo(NOTICE)
+
+
+def _print_eye(eye: EyePrediction, predictions: Sequence[Prediction], most: int) -> None:
+    """Print an eye: what was found, why, and where to look first."""
+    side = {"R": "right eye", "L": "left eye", None: "eye"}[eye.eye]
+    more = f" and {len(eye.files) - 1} more" if len(eye.files) > 1 else ""
+    click.echo(f"{eye.files[0]}{more}, {side}: {_verdict(eye.label, eye.abstain)}, {eye.urgency}")
+    click.echo(f"  {eye.explanation}")
+    click.echo(f"  {eye.scans} B-scans, {eye.refused} of them left out")
+    if most:
+        click.echo("\n" + _table(predictions[:most]))
+    if len(predictions) > most:
+        click.echo(f"and {len(predictions) - most} more: --most-urgent, --json and --csv show them")
+    click.echo("")
+
+
+def _table(predictions: Sequence[Prediction]) -> str:
+    headers = ("file", "label", "urgency", *LABELS)
+    rows = [
+        (
+            p.file,
+            _verdict(p.label, p.abstain),
+            p.urgency,
+            *(f"{share:.3f}" for share in p.probabilities.values()),
+        )
+        for p in predictions
+    ]
+    return table(headers, rows)
+
+
+def _verdict(label: str, abstain: str | None) -> str:
+    """Return a label, or what is said instead of it: a refusal must not be read past."""
+    if abstain == UNCERTAIN:
+        return f"{UNCERTAIN} ({label})"
+    return label if abstain is None else abstain
