@@ -19,6 +19,8 @@ from pathlib import Path
 from octlet.core.bundle import ONNX, open_bundle
 
 ROUNDS = 11
+# an installed package has its bytecode compiled; let a checkout keep it too
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 BARE = """
 import os, sys
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -77,7 +79,7 @@ def measure(model: Path, scan: Path) -> list[dict[str, object]]:
 def run(words: list[str]) -> tuple[float, float, float]:
     """Return CPU seconds, wall seconds and peak resident memory in MB (10^6 bytes) of a process."""
     begin = time.perf_counter()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -203,7 +203,7 @@ def draw(path: Path, real: list[Seen], others: list[Seen]) -> None:
         weights = np.full(len(shares), 100 / len(shares))
         right_.hist(shares, bins, weights=weights, alpha=0.7, color=colour, label=f"{name} ({len(seen)})")
     right_.axvline(1, color=LIGHT.ink, linestyle="--", linewidth=1)
-    right_.annotate("refused", (1.05, 0.62), xycoords=("data", "axes fraction"))
+    right_.annotate("refused", (3.2, 0.5), xycoords=("data", "axes fraction"))
     right_.set(xscale="log", xlabel="distance from the class prototypes, limit = 1", ylabel="%")
     right_.set_xticks([0.25, 0.5, 1, 2, 5, 10], ["0.25", "0.5", "1", "2", "5", "10"])
     right_.set_title("Distance", loc="left", fontsize=10)

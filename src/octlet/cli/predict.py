@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from octlet.cli.scans import Scan, ScanFiles
 from octlet.cli.ui import json_option, next_step, print_json, say, table
-from octlet.clinical.eye import EyePrediction, JudgedVolume, eyes_of
-from octlet.clinical.pseudonym import read_salt
 from octlet.core.errors import InputError, UsageError
 from octlet.core.files import write_text
 from octlet.core.image import Prepared
@@ -25,6 +23,9 @@ from octlet.runtime.choice import config_path, read_choice
 from octlet.runtime.engine import ENGINES
 from octlet.runtime.heatmap import write_overlay
 from octlet.runtime.predictor import Box, Predictor
+
+if TYPE_CHECKING:  # imported where there is a volume: it takes time
+    from octlet.clinical.eye import EyePrediction
 
 BATCH = 8  # scans prepared in memory at a time
 MOST_URGENT = 10  # B-scans of an eye that are printed
@@ -41,7 +42,11 @@ class _Results:
         pairs = zip(self.predictions, self.heatmaps, strict=True)
         return [p.as_dict() | ({} if h is None else {"heatmap": str(h)}) for p, h in pairs]
 
-    def eyes(self) -> list[EyePrediction]:
+    def eyes(self) -> "list[EyePrediction]":
+        if not self.files.volumes:
+            return []
+        from octlet.clinical.eye import JudgedVolume, eyes_of
+
         judged: list[list[Prediction]] = [[] for _ in self.files.volumes]
         for prediction, volume in zip(self.predictions, self.volumes, strict=True):
             if volume is not None:
@@ -102,9 +107,8 @@ def command(
     if model is None:
         raise UsageError("no model file is named", remedy="give -m model.octlet, or set OCTLET_MODEL")
     _check_outputs(paths, csv_file, heatmap)
-    salt = None if pseudonym is None else read_salt(pseudonym)
     predictor = _open(model, engine, threads)
-    results = _predict(predictor, ScanFiles(paths, salt), heatmap)
+    results = _predict(predictor, ScanFiles(paths, _salt(pseudonym)), heatmap)
     if csv_file is not None:
         _write_csv(csv_file, results.predictions)
     _print(results, predictor, most_urgent, as_json)
@@ -134,7 +138,15 @@ def _check_outputs(paths: Sequence[Path], csv_file: Path | None, heatmap: Path |
 def _open(model: Path, engine: str | None, threads: int | None) -> Predictor:
     """Open a model file with what the command line says, and for the rest what the user has chosen."""
     choice = read_choice(config_path())
-    return Predictor.open(model, engine=engine or choice.engine, threads=threads or choice.threads or None)
+    return Predictor.opening(model, engine=engine or choice.engine, threads=threads or choice.threads or None)
+
+
+def _salt(pseudonym: Path | None) -> bytes | None:
+    if pseudonym is None:
+        return None
+    from octlet.clinical.pseudonym import read_salt
+
+    return read_salt(pseudonym)
 
 
 def _predict(predictor: Predictor, files: ScanFiles, heatmap: Path | None) -> _Results:
@@ -219,11 +231,23 @@ def _print(results: _Results, predictor: Predictor, most: int, as_json: bool) ->
         _print_eye(eye, [by_name[name] for name in eye.most_urgent], most)
     if images:
         click.echo(_table(images) + "\n")
+        _print_reasons(images)
     if results.predictions:
         click.echo(NOTICE)
 
 
-def _print_eye(eye: EyePrediction, predictions: Sequence[Prediction], most: int) -> None:
+def _print_reasons(predictions: Sequence[Prediction]) -> None:
+    """Say why the first scans that are refused or uncertain are so."""
+    doubtful = [each for each in predictions if each.abstain]
+    for each in doubtful[:MOST_URGENT]:
+        click.echo(f"{each.file}: {each.explanation}")
+    if len(doubtful) > MOST_URGENT:
+        click.echo(f"and {len(doubtful) - MOST_URGENT} more: --json and --csv show them")
+    if doubtful:
+        click.echo("")
+
+
+def _print_eye(eye: "EyePrediction", predictions: Sequence[Prediction], most: int) -> None:
     """Print an eye: what was found, why, and where to look first."""
     side = {"R": "right eye", "L": "left eye", None: "eye"}[eye.eye]
     more = f" and {len(eye.files) - 1} more" if len(eye.files) > 1 else ""

@@ -7,7 +7,7 @@ are not.
 
 import hashlib
 import hmac
-import secrets
+import os
 from dataclasses import dataclass, field
 from os import PathLike
 
@@ -19,7 +19,7 @@ MAX_VOLUME_PIXELS = 400_000_000  # of all B-scans together: one byte each is hel
 MAX_SCANS = 2048
 HEX = 16  # digits of a keyed hash
 
-_PROCESS_KEY = secrets.token_bytes(32)
+_PROCESS_KEY = os.urandom(32)
 
 
 @dataclass(frozen=True)

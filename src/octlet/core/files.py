@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     The data reach the disk before the rename does, so a power cut leaves the old file or the new one.
     Missing parent folders are made. OSError passes through.
     """
+    import tempfile  # slow, and `octlet predict` writes no file
+
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
@@ -57,6 +58,11 @@ def dump_json(value: Any) -> str:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as JSON (see `dump_json`), whole or not at all."""
     write_text(path, dump_json(value))
+
+
+def printable(path: str | Path) -> str:
+    """Return a path as one line of text: line ends, escapes and bytes that are no UTF-8 become U+FFFD."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(path))
 
 
 def sha256_of(path: str | Path) -> str:

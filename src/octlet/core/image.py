@@ -149,10 +149,14 @@ def padding_mask(gray: Gray) -> NDArray[np.bool_]:
     Returns:
         bool (H, W).
     """
+    mask = np.zeros(gray.shape, np.bool_)
+    if max(gray[0].max(), gray[-1].max()) < WHITE:  # most scans
+        return mask
     white = gray >= WHITE
-    mask = np.zeros_like(white)
     for flip in (slice(None), slice(None, None, -1)):
-        mask |= np.logical_and.accumulate(white[flip], axis=0)[flip]
+        from_edge = white[flip]
+        reached = np.flatnonzero(from_edge[0])  # few columns, in most scans none
+        mask[flip][:, reached] |= np.logical_and.accumulate(from_edge[:, reached], axis=0)
     if not mask.any():
         return mask
     return _grown(_grown(mask, FRINGE).T, FRINGE).T
@@ -201,8 +205,9 @@ def prepare(gray: Gray, size: int) -> Prepared:
     padding = padding_mask(gray)
     if padding.all():
         raise InputError("the image is white throughout", remedy="give a B-scan")
-    level = median(gray[~padding])
-    scan = np.where(padding, np.uint8(level), gray) if padding.any() else gray
+    padded = bool(padding.any())
+    level = median(gray[~padding] if padded else gray)
+    scan = np.where(padding, np.uint8(level), gray) if padded else gray
     rows, columns = np.flatnonzero(~padding.all(axis=1)), np.flatnonzero(~padding.all(axis=0))
     left, right = int(columns[0]), int(columns[-1]) + 1
     inside = scan[rows[0] : rows[-1] + 1, left:right]
@@ -229,7 +234,8 @@ def retina_window(scan: Gray, level: int) -> tuple[int, int]:
         level: its median.
     """
     height = len(scan)
-    tissue = np.maximum(scan.astype(np.int64) - (level + MARGIN), 0).sum(axis=1).cumsum()
+    excess = np.maximum(np.arange(256) - (level + MARGIN), 0).astype(np.uint8)  # of each grey value
+    tissue = excess[scan].sum(axis=1, dtype=np.int64).cumsum()
     if not tissue[-1]:
         return 0, height
     first, middle, last = (int(np.searchsorted(tissue, part * tissue[-1] // 100)) for part in (1, 50, 99))

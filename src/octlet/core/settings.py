@@ -1,8 +1,6 @@
 """Settings as frozen dataclasses, filled from TOML or `--set` by declared type. Nothing is evaluated."""
 
 import dataclasses
-import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -26,6 +24,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def _did_you_mean(key: str, known: Iterable[str]) -> str:
+    import difflib  # for an error only
+
     names = sorted(known)
     near = difflib.get_close_matches(key, names, n=1)
     return f"did you mean '{near[0]}'?" if near else f"one of {', '.join(names)}"
@@ -56,6 +56,8 @@ def check_ranges(settings: Any, where: str, ranges: Iterable[tuple[str, float, f
 
 def parse_override(text: str) -> tuple[str, Any]:
     """Split ``key=value`` into the key and a TOML value; a bare word is a string. UsageError without '='."""
+    import tomllib  # `octlet predict` overrides nothing
+
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise UsageError(f"'{text}' is not KEY=VALUE", remedy="for example --set train.lr=1e-3")

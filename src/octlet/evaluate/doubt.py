@@ -69,7 +69,7 @@ def doubt_of(
 def share_of(
     marks: Sequence[bool], clusters: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the share of marks as {"value", "low", "high", "n"}, drawing whole clusters; nulls for no mark."""
+    """Return the share of marks as value, low, high and n, drawing whole clusters; nulls where none is."""
     if not marks:
         return {"value": None, "low": None, "high": None, "n": 0}
     values = np.array(marks, float)

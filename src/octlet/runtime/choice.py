@@ -10,7 +10,6 @@ XDG_CONFIG_HOME or in ~/.config. Other tables in it are left alone.
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +77,8 @@ def write_choice(path: Path | None, choice: Choice) -> None:
     Raises UsageError where the file cannot be read or written, is no TOML, or is laid out in a way in which
     the two keys cannot be replaced without touching others.
     """
+    import tomllib
+
     if path is None:
         raise UsageError("there is no home folder to keep a choice in", remedy="set OCTLET_CONFIG to a file")
     old = _text(path)
@@ -124,6 +125,10 @@ def _text(path: Path | None) -> str:
 
 
 def _parsed(text: str, path: Path | None) -> dict[str, Any]:
+    if not text:  # no choice was ever made
+        return {}
+    import tomllib
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

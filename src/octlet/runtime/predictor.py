@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from octlet.core.files import sha256_of
 from octlet.core.image import Gray, Prepared, normalise, prepare
 from octlet.core.prediction import Prediction
 from octlet.core.quality import measure
-from octlet.runtime.engine import Engine, Outputs, load_engine
+from octlet.runtime.background import BackgroundEngine
+from octlet.runtime.engine import Engine, Outputs, entry_for, load_engine
 
 Box = tuple[int, int, int, int]
 
@@ -45,20 +47,12 @@ class Predictor:
         bundle: the verified model file.
         engine: what computes its network.
         trust: how far to rely on it; None where the file was not calibrated.
-        identity: name, SHA-256 of the file, schema, the versions that wrote it, and the engine.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
         self.engine = engine
         self.trust = bundle.manifest.trust
-        self.identity: dict[str, Any] = {
-            "name": bundle.manifest.name,
-            "sha256": sha256_of(bundle.path),
-            "schema": bundle.manifest.schema,
-            "versions": bundle.manifest.versions,
-            "engine": engine.name,
-        }
 
     @classmethod
     def open(
@@ -67,6 +61,31 @@ class Predictor:
         """Open a model file; raises what `open_bundle` and `load_engine` raise."""
         bundle = open_bundle(path)
         return cls(bundle, load_engine(bundle, engine, threads))
+
+    @classmethod
+    def opening(
+        cls, path: str | Path, *, engine: str = "onnxruntime", threads: int | None = None
+    ) -> "Predictor":
+        """Open a model file, and load its engine while the first scan is read.
+
+        Raises what `open_bundle` and `entry_for` raise. That the engine cannot load the network comes out at
+        the first computation.
+        """
+        bundle = open_bundle(path)
+        entry_for(bundle, engine)
+        return cls(bundle, BackgroundEngine(engine, lambda: load_engine(bundle, engine, threads)))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Name, SHA-256 of the file, schema, the versions that wrote it, and the engine."""
+        manifest = self.bundle.manifest
+        return {
+            "name": manifest.name,
+            "sha256": sha256_of(self.bundle.path),
+            "schema": manifest.schema,
+            "versions": manifest.versions,
+            "engine": self.engine.name,
+        }
 
     @property
     def size(self) -> int:

@@ -1,0 +1,34 @@
+"""An engine that is loaded while the first scan is read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from octlet.core.bundle import ONNX, open_bundle, write_bundle
+from octlet.core.errors import ModelFileError, UsageError
+from octlet.runtime.predictor import Predictor
+
+SCAN = np.random.default_rng(0).integers(0, 200, (90, 120), dtype=np.uint8)
+
+
+def test_it_computes_the_same(model_file: Path) -> None:
+    early, late = Predictor.opening(model_file, threads=1), Predictor.open(model_file, threads=1)
+    one, other = (each.run([SCAN]) for each in (early, late))
+    np.testing.assert_array_equal(one.logits, other.logits)
+    assert early.identity == late.identity
+
+
+def test_what_loading_raised_comes_from_each_computation(model_file: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(model_file)
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    write_bundle(tmp_path / "x.octlet", bundle.manifest, files | {ONNX: b"no"})
+    predictor = Predictor.opening(tmp_path / "x.octlet")
+    for _ in range(2):
+        with pytest.raises(ModelFileError, match="not a network"):
+            predictor.run([SCAN])
+
+
+def test_an_engine_that_is_not_there_is_told_at_once(model_file: Path) -> None:
+    with pytest.raises(UsageError, match="unknown engine"):
+        Predictor.opening(model_file, engine="abacus")
