@@ -75,7 +75,7 @@ frontier: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Octlet needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP_INSTALL) --editable '.[train,dev]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[train,dev,browser]'
 	touch $@
 
 # What a device installs: no torch. Tests run the runtime there.

@@ -116,7 +116,8 @@ def test_no_heatmap_is_drawn_over_a_vast_scan(http: TestClient, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("POST", "/", 405),
+        ("GET", "/index.html", 404),
         ("GET", "/api", 404),
         ("POST", PREDICT + "/", 404),
         ("GET", PREDICT, 405),
@@ -278,12 +279,12 @@ def test_the_description_is_openapi_and_says_what_there_is(http: TestClient, app
     validate(document)
     assert document == openapi()
     assert document["info"]["version"] == octlet.__version__
-    assert set(document["paths"]) == app._guard._paths
+    assert set(document["paths"]) == app._guard._paths - app._guard._public
     schemas = document["components"]["schemas"]
     own = {kind.code for kind in (OctletError, InputError, ModelFileError, GateError)} | {"usage"}
     assert schemas["Fault"]["properties"]["code"]["enum"] == sorted(own | set(CODES.values()))
     assert tuple(schemas["Label"]["enum"]) == LABELS
     predict = document["paths"][PREDICT]["post"]
     assert predict["parameters"][0]["schema"]["enum"] == ["none", "predicted", *LABELS]
-    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", *IMAGES}
+    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "application/dicom", *IMAGES}
     assert f"1 to {FILES} files" in predict["description"]

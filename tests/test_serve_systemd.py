@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from asking import PATIENCE, SCAN, Gate, entered, notify_socket
 
+from octlet.core import systemd
 from octlet.core.errors import ModelFileError
 from octlet.runtime.engine import Outputs
 from octlet.runtime.verify import GoldenVector, read_golden
-from octlet.serve import systemd
 from octlet.serve.predict import finds_label
+from octlet.serve.systemd import is_alive, keep_alive
 from octlet.serve.worker import Worker
 
 
@@ -82,7 +83,7 @@ def test_signs_of_life_are_sent_again_and_again(notified: socket.socket) -> None
     checks = itertools.count()
 
     async def story() -> None:
-        alive = asyncio.create_task(systemd.keep_alive(0.03, worker, lambda: next(checks) >= 0))
+        alive = asyncio.create_task(keep_alive(0.03, worker, lambda: next(checks) >= 0))
         for _ in range(3):
             assert await asyncio.to_thread(notified.recv, 99) == b"WATCHDOG=1"
         alive.cancel()
@@ -99,7 +100,7 @@ def test_a_worker_that_hangs_or_is_wrong_is_not_alive(gate: Gate) -> None:
         raise ModelFileError("not finite")
 
     async def alive(check: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-        return await systemd.is_alive(worker, check, seconds)
+        return await is_alive(worker, check, seconds)
 
     async def story() -> None:
         assert await alive(lambda: True)

@@ -12,6 +12,7 @@ from octlet.core.labels import NOTICE
 from octlet.runtime.choice import config_path, read_choice
 from octlet.runtime.engine import ENGINES
 from octlet.runtime.predictor import Predictor
+from octlet.runtime.verify import verified
 
 
 @click.command()
@@ -75,7 +76,7 @@ def command(
     _need_extra()
     from octlet.serve.app import App
     from octlet.serve.limits import Limits
-    from octlet.serve.server import bind, read_token, serve, url_of, verified
+    from octlet.serve.server import bind, read_token, serve, url_of
 
     token = read_token(token_file, os.environ.get("OCTLET_TOKEN"))
     choice = read_choice(config_path())

@@ -14,6 +14,7 @@ import io
 import math
 from collections.abc import Iterable
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,14 +45,47 @@ def strength(cam: NDArray[np.float32], size: int, width: int, height: int) -> St
     Returns:
         float32 (height, width): 0 is no evidence for the class, 1 is `max(largest value of the map, LEAST)`.
     """
-    stride = 2 ** math.ceil(math.log2(size / cam.shape[1]))
-    begin = 0.5 - 0.5 / stride  # where the input's edge lies in the map, cell i being i to i + 1
-    end = begin + size / stride
+    begin, end = _span(size, cam.shape[1])
     padded = Image.fromarray(np.pad(cam, ((0, 1), (0, 1)), mode="edge"))
     wide = padded.resize((width, height), Image.Resampling.BILINEAR, box=(begin, begin, end, end))
     full = max(float(cam.max()), LEAST)
     scaled: Strength = np.clip(np.asarray(wide, dtype=np.float32) / np.float32(full), 0, 1)
     return scaled
+
+
+def _span(size: int, cells: int) -> tuple[float, float]:
+    """Return where the input's edges lie along the map, cell i being i to i + 1."""
+    stride = 2 ** math.ceil(math.log2(size / cells))
+    begin = 0.5 - 0.5 / stride
+    return begin, begin + size / stride
+
+
+def coarse(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> dict[str, Any]:
+    """Return the maps of all classes in the network's own coarse cells, for who draws them at another place.
+
+    Unlike `strength`, one scale is shared by the classes of a scan, so that their maps can be compared.
+
+    Args:
+        gray: uint8 (H, W), the scan as it was decoded.
+        cam: float32 (4, h, w).
+        size: S, the side of the network's input, in pixels.
+        box: (left, top, right, bottom) of the part of the scan that the maps cover, in scan pixels.
+
+    Returns:
+        Plain JSON types: `size`, the scan's width and height, which another decoder may see turned; `box`;
+        `span`, from where to where along the map's cells `box` reaches, in both directions, cell i being i to
+        i + 1; `full`, the logits that 255 stands for, the largest value of all the maps or `LEAST`;
+        `evidence`, label -> rows of h x w integers, 0 (none for the class) to 255.
+    """
+    full = max(float(cam.max()), LEAST)
+    levels = np.rint(np.clip(cam / np.float32(full), 0, 1) * 255).astype(np.uint8)
+    return {
+        "size": [gray.shape[1], gray.shape[0]],
+        "box": list(box),
+        "span": [round(place, 6) for place in _span(size, cam.shape[2])],
+        "full": round(full, 4),
+        "evidence": {label: rows.tolist() for label, rows in zip(LABELS, levels, strict=True)},
+    }
 
 
 def overlay(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octlet.core.bundle import GOLDEN, Bundle, open_bundle
-from octlet.core.errors import InputError, ModelFileError
+from octlet.core.errors import GateError, InputError, ModelFileError
 from octlet.core.image import Gray, Prepared, decode
 from octlet.core.labels import LABELS, NOTICE
 from octlet.runtime.engine import DEFAULT, ENGINES, Outputs, load_engine
@@ -91,6 +91,15 @@ def verify(path: str | Path, *, engine: str | None = None, threads: int | None =
     names = [engine] if engine else carried or [DEFAULT]
     reports = [replay(Predictor(bundle, load_engine(bundle, name, threads))) for name in names]
     return reports[0] if len(reports) == 1 else _joined(reports)
+
+
+def verified(predictor: Predictor) -> Predictor:
+    """Return the predictor, its golden vectors replayed; GateError where it computes something else."""
+    failed = [check.name for check in replay(predictor).checks if not check.passed]
+    if failed:
+        rule = f"computes something else here: {', '.join(failed)}"
+        raise GateError(rule, path=predictor.bundle.path, remedy="do not use it here; see 'octlet verify'")
+    return predictor
 
 
 def _joined(reports: Sequence[Report]) -> Report:

@@ -1,4 +1,4 @@
-"""The application: five addresses, and how each is answered."""
+"""The application: the API's addresses, and how each is answered; and the page."""
 
 import asyncio
 import json
@@ -15,18 +15,20 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from octlet import __version__
-from octlet.core.errors import InputError, OctletError, UsageError
+from octlet.core.errors import OctletError, UsageError
 from octlet.core.labels import LABELS, NOTICE
 from octlet.core.settings import from_mapping
 from octlet.runtime.engine import ENGINES
 from octlet.runtime.machine import Sources, read_condition
 from octlet.runtime.predictor import Predictor
+from octlet.serve.answer import Answers
 from octlet.serve.guard import GONE, Guard
 from octlet.serve.limits import FILES, Limits
 from octlet.serve.metrics import CONTENT_TYPE, Metrics
-from octlet.serve.predict import Query, predict_scan
+from octlet.serve.page import page_routes
+from octlet.serve.predict import Query
 from octlet.serve.refusal import RequestError, error_response
-from octlet.serve.upload import Upload, read_uploads
+from octlet.serve.upload import read_uploads
 from octlet.serve.worker import Worker
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ class App:
         self.limits = limits or Limits()
         self.worker = Worker(self.limits.waiting)
         self.log = log
+        self._answers = Answers(predictor, self.worker)
         self._metrics = Metrics()
         self._began = time.monotonic()
         self._openapi = openapi()
@@ -69,10 +72,12 @@ class App:
             ClientDisconnect: _gone,
             Exception: _failed,
         }
-        app = Starlette(routes=routes, exception_handlers=handlers)
+        page = page_routes()
+        app = Starlette(routes=[*routes, *page], exception_handlers=handlers)
         app.router.redirect_slashes = False  # one address for each thing
-        paths = frozenset(route.path for route in routes)
-        self._guard = Guard(app, token=token, paths=paths, metrics=self._metrics, log=log)
+        paths = frozenset(route.path for route in (*routes, *page))
+        public = frozenset(route.path for route in page)
+        self._guard = Guard(app, token=token, paths=paths, public=public, metrics=self._metrics, log=log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as ASGI 3 has it."""
@@ -86,28 +91,10 @@ class App:
             late = RequestError(408, "the body did not arrive in time", remedy="send fewer or smaller images")
             uploads = await _in_time(read_uploads(request, self.limits.upload), until, late)
             late = RequestError(504, f"not done within {self.limits.seconds:g} s", remedy="send fewer images")
-            work = _unless_gone(request.receive, self._predict_all(uploads, query))
-            predictions, errors = await _in_time(work, until, late)
-        self._metrics.predicted((each["label"] for each in predictions), loop.time() - begin)
-        told = [error.as_dict() for error in errors]
-        return JSONResponse(
-            {"notice": NOTICE, "model": self.predictor.identity, "predictions": predictions, "errors": told}
-        )
-
-    async def _predict_all(
-        self, uploads: list[Upload], query: Query
-    ) -> tuple[list[dict[str, Any]], list[InputError]]:
-        """Return predictions, at least one, and what is wrong with the others; else raise the first fault."""
-        predictions: list[dict[str, Any]] = []
-        errors: list[InputError] = []
-        for upload in uploads:
-            try:
-                predictions.append(await self.worker.run(predict_scan, self.predictor, upload, query))
-            except InputError as error:
-                errors.append(error)
-        if not predictions:
-            raise errors[0]
-        return predictions, errors
+            work = _unless_gone(request.receive, self._answers.to(uploads, query))
+            answer = await _in_time(work, until, late)
+        self._metrics.predicted((each["label"] for each in answer["predictions"]), loop.time() - begin)
+        return JSONResponse({"notice": NOTICE, "model": self.predictor.identity} | answer)
 
     async def _health(self, _: Request) -> Response:
         stopping = self.worker.stopping

@@ -6,7 +6,8 @@ A server on loopback is reached by every page that this machine's browser shows.
   header tells it from ours. No CORS header is ever sent.
 - Without a token, Host must name loopback. A stranger's name that is made to resolve to 127.0.0.1 (DNS
   rebinding) makes the stranger's page one of our origin, but its name stays in Host.
-- With a token, every request carries it; a browser adds it to none of its own accord.
+- With a token, every request carries it, but for the page's own files; a browser adds it to none of its own
+  accord.
 """
 
 import hmac
@@ -31,7 +32,10 @@ _HEADERS = {
 
 
 class Guard:
-    """An ASGI application around another; `paths` are those that may be named in logs and metrics."""
+    """An ASGI application around another.
+
+    `paths` may be named in logs and metrics; `public` are those that need no token.
+    """
 
     def __init__(
         self,
@@ -39,12 +43,14 @@ class Guard:
         *,
         token: str | None,
         paths: frozenset[str],
+        public: frozenset[str],
         metrics: Metrics,
         log: Callable[[str], None],
     ) -> None:
         self._app = app
         self._token = None if token is None else token.encode()
         self._paths = paths
+        self._public = public
         self._metrics = metrics
         self._log = log
 
@@ -65,7 +71,7 @@ class Guard:
             await send(message)
 
         try:
-            self._check(Headers(scope=scope))
+            self._check(Headers(scope=scope), public=scope["path"] in self._public)
             await self._app(scope, receive, sending)
         except RequestError as refusal:
             await error_response(refusal)(scope, receive, sending)
@@ -76,7 +82,7 @@ class Guard:
             self._metrics.request(path, status)
             self._log(f"{scope['method']} {path} {status} {1e3 * (time.monotonic() - begin):.0f} ms")
 
-    def _check(self, headers: Headers) -> None:
+    def _check(self, headers: Headers, *, public: bool) -> None:
         """Refuse a request by its headers, before its body is read."""
         host = headers.get("host", "").lower()
         if self._token is None and not is_loopback_name(host):
@@ -86,7 +92,9 @@ class Guard:
         if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
             remedy = "only this server's own page may ask from a browser"
             raise RequestError(403, "the request comes from a page of another origin", remedy=remedy)
-        if self._token is not None and not _bears(headers.get("authorization", ""), self._token):
+        if public or self._token is None:
+            return
+        if not _bears(headers.get("authorization", ""), self._token):
             raise RequestError(
                 401,
                 "the request carries no valid token",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 FILES = 32  # in one form
 HEATMAP_PIXELS = 4_000_000  # of a scan; drawing a map takes some 60 bytes for each
+DRAWN_PIXELS = 70_000_000  # of all B-scans of a volume whose pictures one answer may hold
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,20 @@
 """One upload to one prediction: what the worker's thread does."""
 
 import base64
+import io
+import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
-from octlet.core.errors import InputError
-from octlet.core.image import Prepared, decode
+from PIL import Image
+
+from octlet.clinical.read import CLINICAL_SUFFIXES, is_dicom, read_volumes
+from octlet.clinical.volume import Volume
+from octlet.core.errors import InputError, UsageError
+from octlet.core.image import Gray, Prepared, decode
 from octlet.core.prediction import Prediction
-from octlet.runtime.heatmap import overlay_png
+from octlet.runtime.heatmap import coarse, overlay_png
 from octlet.runtime.predictor import Predictor
 from octlet.runtime.verify import GoldenVector
 from octlet.serve.limits import HEATMAP_PIXELS
@@ -22,28 +29,83 @@ class Query:
 
     Attributes:
         heatmap: whose class activation map is wanted over each scan: the predicted label's, or a label's.
+        map: whether the coarse maps of all classes are wanted as numbers, for who draws them.
+        scan: whether each scan is wanted as a picture, since no browser shows a clinical file.
+        slices: which B-scans of a volume are wanted, "3" or "1-8", counted from 1; "" is all of them.
     """
 
     heatmap: Literal["none", "predicted", "CNV", "DME", "DRUSEN", "NORMAL"] = "none"
+    map: Literal["none", "all"] = "none"
+    scan: Literal["none", "png"] = "none"
+    slices: str = ""
+
+    def __post_init__(self) -> None:
+        if self.slices and not (
+            re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?", self.slices) and self._ends()[0] > 0
+        ):
+            raise UsageError("query.slices is no range of B-scans", remedy="for example slices=1-8")
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are wanted."""
+        return self.heatmap != "none" or self.scan != "none"
+
+    def picked(self, count: int) -> range:
+        """Return the indices, from 0, of the B-scans that are wanted of a volume of so many."""
+        first, last = self._ends() if self.slices else (1, count)
+        return range(first - 1, min(last, count))
+
+    def _ends(self) -> tuple[int, int]:
+        first, _, last = self.slices.partition("-")
+        return int(first), int(last or first)
+
+
+def is_volume(upload: Upload) -> bool:
+    """Return whether an upload is read as a clinical file: by its name, or DICOM by its first bytes."""
+    return PurePath(upload.name).suffix.lower() in CLINICAL_SUFFIXES or is_dicom(upload.data[:132])
+
+
+def read_upload(upload: Upload) -> list[Volume]:
+    """Decode a clinical file; raises InputError, naming it."""
+    return read_volumes(upload.name, data=upload.data)
 
 
 def predict_scan(predictor: Predictor, upload: Upload, query: Query) -> dict[str, Any]:
-    """Return what `octlet predict --json` says of a scan; with a heatmap, its label and PNG in base64.
+    """Return what `predict_gray` says of an image.
 
     Raises InputError, naming the scan, and ModelFileError where the network cannot be computed.
     """
-    gray = decode(upload.data, upload.name)
-    if query.heatmap != "none" and gray.size > HEATMAP_PIXELS:
+    return predict_gray(predictor, decode(upload.data, upload.name), upload.name, query)[1]
+
+
+def predict_gray(
+    predictor: Predictor, gray: Gray, name: str, query: Query
+) -> tuple[Prediction, dict[str, Any]]:
+    """Return a prediction, and as a document with what the query asks for; pictures are PNG in base64.
+
+    Raises InputError, naming the scan, and ModelFileError where the network cannot be computed.
+    """
+    if query.draws and gray.size > HEATMAP_PIXELS:
         rule = f"the scan has over {HEATMAP_PIXELS // 1_000_000} million pixels, too many for a heatmap"
-        raise InputError(rule, path=upload.name, remedy="ask without one, or send a single B-scan")
-    scores = predictor.score([predictor.prepare(gray, upload.name)])
-    prediction = Prediction.of(upload.name, scores.probabilities[0])
+        raise InputError(rule, path=name, remedy="ask without one, or send a single B-scan")
+    scores = predictor.score([predictor.prepare(gray, name)])
+    prediction = predictor.judge(gray, name, scores)
     document = prediction.as_dict()
     if query.heatmap != "none":
         label = prediction.label if query.heatmap == "predicted" else query.heatmap
         png = overlay_png(gray, scores.cam[0], predictor.size, scores.boxes[0], label, PNG_LEVEL)
         document["heatmap"] = {"label": label, "png": base64.b64encode(png).decode()}
-    return document
+    if query.map == "all":
+        document["map"] = coarse(gray, scores.cam[0], predictor.size, scores.boxes[0])
+    if query.scan == "png":
+        document["scan"] = base64.b64encode(_png(gray)).decode()
+    return prediction, document
+
+
+def _png(gray: Gray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(gray).save(buffer, "PNG", compress_level=PNG_LEVEL)
+    return buffer.getvalue()
 
 
 def finds_label(predictor: Predictor, vector: GoldenVector) -> bool:

@@ -10,12 +10,12 @@ from types import FrameType
 
 import uvicorn
 
-from octlet.core.errors import GateError, UsageError
-from octlet.runtime.predictor import Predictor
-from octlet.runtime.verify import read_golden, replay
+from octlet.core.errors import UsageError
+from octlet.core.systemd import notify, watchdog_seconds
+from octlet.runtime.verify import read_golden
 from octlet.serve.app import App
 from octlet.serve.predict import finds_label
-from octlet.serve.systemd import keep_alive, notify, watchdog_seconds
+from octlet.serve.systemd import keep_alive
 
 SHORTEST_TOKEN = 16  # characters
 _TOKEN = "python3 -c 'import secrets; print(secrets.token_urlsafe())'"  # noqa: S105 - how to make one
@@ -36,15 +36,6 @@ def read_token(file: Path | None, given: str | None) -> str | None:
         rule = f"a token has {SHORTEST_TOKEN} or more printable ASCII characters, and no space"
         raise UsageError(rule, path=file, remedy=f"make one: {_TOKEN}")
     return token
-
-
-def verified(predictor: Predictor) -> Predictor:
-    """Return the predictor, its golden vectors replayed; GateError where it computes something else."""
-    failed = [check.name for check in replay(predictor).checks if not check.passed]
-    if failed:
-        rule = f"computes something else here: {', '.join(failed)}"
-        raise GateError(rule, path=predictor.bundle.path, remedy="do not use it here; see 'octlet verify'")
-    return predictor
 
 
 def bind(host: str, port: int, *, token: bool) -> socket.socket:

@@ -1,4 +1,4 @@
-"""From a request's body to encoded images, in memory only: scans are patients' data, and no file is made."""
+"""From a request's body to encoded images and volumes, in memory only: they are patients' data."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,33 +14,38 @@ from octlet.serve.refusal import RequestError
 FORM = "multipart/form-data"
 IMAGES = ("image/bmp", "image/jpeg", "image/png", "image/tiff")
 UNNAMED = "scan"  # what a body without a form is called
-_REMEDY = "send one image with its Content-Type, or a form: curl -F scan=@scan.jpeg"
+DICOM = "application/dicom"  # RFC 3240
+_REMEDY = "send one image or DICOM file with its Content-Type, or a form: curl -F scan=@scan.jpeg"
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One encoded image: what its sender calls it, and its bytes."""
+    """One encoded image or volume: what its sender calls it, and its bytes."""
 
     name: str
     data: bytes
 
 
 async def read_uploads(request: Request, most: int) -> list[Upload]:
-    """Read the images of a request, at least one and of `most` bytes together.
+    """Read the files of a request, at least one and of `most` bytes together.
 
     Raises:
         RequestError: 400 a form that is malformed, cut short, or not of 1 to `FILES` files; 413 too
-            large, found out before it is all read; 415 neither a form nor an image, or compressed.
+            large, found out before it is all read; 415 neither a form nor an image nor DICOM, or compressed.
         ClientDisconnect: the client has gone.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (FORM, *IMAGES) or request.headers.get("content-encoding", "identity") != "identity":
-        rule = f"the body is neither {FORM} nor {', '.join(IMAGES[:-1])} or {IMAGES[-1]}"
+    if (
+        kind not in (FORM, *IMAGES, DICOM)
+        or request.headers.get("content-encoding", "identity") != "identity"
+    ):
+        rule = f"the body is neither {FORM} nor {', '.join(IMAGES)} or {DICOM}"
         raise RequestError(415, rule, remedy=_REMEDY)
     async with aclosing(_limited(request, most)) as body:
         if kind == FORM:
             return await _read_form(request, body)
-        return [Upload(UNNAMED, b"".join([chunk async for chunk in body]))]
+        name = f"{UNNAMED}.dcm" if kind == DICOM else UNNAMED
+        return [Upload(name, b"".join([chunk async for chunk in body]))]
 
 
 async def _limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
