@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from octlet.clinical.read import STACK_SUFFIXES, is_clinical, read_volumes
-from octlet.clinical.volume import Keys, Volume, printable
+from octlet.clinical.volume import Keys, Volume
 from octlet.core.errors import InputError
-from octlet.core.files import sha256_of
+from octlet.core.files import printable, sha256_of
 from octlet.core.image import IMAGE_SUFFIXES, Gray, read_scan
 from octlet.runtime.heatmap import overlay_names
 

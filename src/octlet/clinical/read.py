@@ -4,8 +4,9 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
-from octlet.clinical.volume import MAX_VOLUME_BYTES, Keys, Volume, printable, told_apart
+from octlet.clinical.volume import MAX_VOLUME_BYTES, Keys, Volume, told_apart
 from octlet.core.errors import InputError
+from octlet.core.files import printable
 
 # suffix -> module with read(data, name, keys)
 _READERS = {

@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import os
 from dataclasses import dataclass, field
-from os import PathLike
 
 from octlet.core.errors import InputError
 from octlet.core.image import MAX_PIXELS, MIN_SIDE, Gray
@@ -73,11 +72,6 @@ class Keys:
 
 def _keyed(key: bytes, message: bytes) -> str:
     return hmac.new(key, message, hashlib.sha256).hexdigest()[:HEX]
-
-
-def printable(path: str | PathLike[str]) -> str:
-    """Return a path as one line of text: line ends, escapes and bytes that are no UTF-8 become U+FFFD."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(path))
 
 
 def damaged(name: str, what: str) -> InputError:

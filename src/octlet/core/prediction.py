@@ -126,6 +126,8 @@ def _explained(
         rest = f"{', '.join(others[:-1])} and {others[-1]} cannot be ruled out {at}"
     if not doubt:
         return f"{label}, {_percent(share)}; {rest}."
+    if not others:
+        return f"{label} is the most probable, {_percent(share)}, which is too little to rely on."
     return f"{label} is the most probable, {_percent(share)}, but the model is not sure; {rest}."
 
 

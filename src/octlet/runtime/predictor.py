@@ -77,13 +77,14 @@ class Predictor:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Name, SHA-256 of the file, schema, the versions that wrote it, and the engine."""
+        """Name, SHA-256 of the file, schema, the versions that wrote it, the sets' coverage, the engine."""
         manifest = self.bundle.manifest
         return {
             "name": manifest.name,
             "sha256": sha256_of(self.bundle.path),
             "schema": manifest.schema,
             "versions": manifest.versions,
+            "coverage": None if self.trust is None else self.trust.thresholds.coverage,
             "engine": self.engine.name,
         }
 

@@ -10,7 +10,7 @@ import { Queue } from "./queue.js";
 import { addSheet, clearSheets, printOut } from "./report.js";
 import { nextUrgent, openingSlice, renderStack, step, stopAt } from "./stack.js";
 import { makeClasses, seen, setOpacity, showFailure, showMap, showOnly, showResult, toggleSecond } from "./view.js";
-import { brief, plural, urgencyWord } from "./words.js";
+import { brief, plural, setCoverage, urgencyWord } from "./words.js";
 
 let current = null; // the item that is shown
 let awaited = null; // of what was added last: shown once it is done
@@ -129,6 +129,7 @@ async function hello() {
   try {
     const told = await health();
     model = told.model;
+    if (model.coverage) setCoverage(model.coverage);
     queue.limit = told.limits.upload_bytes;
     $("model").textContent = `${model.name} · SHA-256 ${model.sha256.slice(0, 12)} · ${model.engine} · verified at the start · Octlet ${told.version}`;
     $("model").title = model.sha256;

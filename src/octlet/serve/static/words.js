@@ -63,13 +63,20 @@ export function pressing(prediction) {
   return URGENCIES.indexOf(prediction.urgency) - (CNV + DME) / 2;
 }
 
+let coverage = 95;
+
+/** Take the coverage of the model's sets, 0 to 1, as /api/health tells it. */
+export function setCoverage(share) {
+  coverage = Math.round(1000 * share) / 10;
+}
+
 /** What the set says, in a sentence. */
 export function setWords(prediction) {
   if (!prediction.set) {
     return "This model file holds no calibration: how far to trust these figures is not known.";
   }
-  if (!prediction.set.length) return "No class is probable enough for the 95 % set.";
-  return "The classes in the 95 % set cannot be ruled out: for scans like those it was calibrated on, the set holds the actual class 95 times in 100.";
+  if (!prediction.set.length) return `No class is probable enough for the ${coverage} % set.`;
+  return `The classes in the ${coverage} % set cannot be ruled out: for scans like those it was calibrated on, the set holds the actual class ${coverage} times in 100.`;
 }
 
 /** The class that is called, and those that cannot be ruled out; an eye has no set. */
@@ -79,7 +86,7 @@ const either = (set) => (set.length > 1 ? `${set.slice(0, -1).join(", ")} or ${s
 /** How a class stands to the set, in words beside its bar. */
 export function membership({ label, set }, each) {
   if (!set) return "";
-  if (set.includes(each)) return "in the 95 % set";
-  return each === label ? "not in the 95 % set" : "ruled out";
+  if (set.includes(each)) return `in the ${coverage} % set`;
+  return each === label ? `not in the ${coverage} % set` : "ruled out";
 }
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
