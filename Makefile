@@ -72,6 +72,34 @@ frontier: .venv/ready
 	cp real/frontier/frontier.csv real/frontier/frontier.json real/frontier/frontier.png docs/results/frontier
 	cp -r real/frontier/predictions docs/results/frontier
 
+# Does a model's doubt mean something, do heatmaps show what was used? After `make int8`; see docs/trust.md
+INT8 := $(foreach k,0 1 2 3 4,real/int8/fold-$(k)/qat/model.octlet)
+ONE := OMP_NUM_THREADS=1 $(BIN)/python
+
+.PHONY: trust heatmaps cold-start
+
+trust: .venv/ready
+	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
+	$(ONE) benchmarks/trust.py real/trust/trust $(OCTLET_DATA) real/trust/not-oct real/finetune/split $(INT8)
+	cp real/trust/trust.csv real/trust/trust.png docs/results
+
+heatmaps: real/heatmaps/model.octlet
+	$(ONE) benchmarks/heatmaps.py real/heatmaps/heatmaps $(OCTLET_DATA) real/finetune/split $< $(INT8)
+	cp real/heatmaps/heatmaps.csv real/heatmaps/heatmaps.png docs/results
+
+real/heatmaps/model.octlet: | .venv/ready
+	test -d real/heatmaps/scans || $(BIN)/octlet data phantom real/heatmaps/scans --n 480 --seed 5
+	$(BIN)/octlet train --data real/heatmaps/scans --out real/heatmaps/train --model resnet18 --size 224 \
+	    --epochs 12 --batch 32 --lr 2e-3
+	$(BIN)/octlet quantize real/heatmaps/train --data real/heatmaps/scans --method ptq --out real/heatmaps/int8
+	$(BIN)/octlet export real/heatmaps/int8 --out $@ --name phantoms --images 200 \
+	    --licence "Apache-2.0; trained on simulated scans"
+
+# What `octlet predict` adds to the bare engine from a standing start; after `make frontier`, on a quiet machine
+cold-start: .venv/ready
+	$(ONE) benchmarks/cold_start.py docs/results/cold-start.csv $(firstword $(wildcard $(OCTLET_DATA)/train/CNV/*)) \
+	    real/frontier/fold-0/0.18/int8/model.octlet real/int8/fold-0/qat/model.octlet
+
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Octlet needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv

@@ -172,9 +172,8 @@ def draw(path: Path, drops: list[Drop], shares: NDArray[np.float64]) -> None:
         ]
         places = np.arange(len(groups)) + 0.27 * (position - 1)
         left.bar(places, means, 0.25, color=colour, label=name)
-    left.set_xticks(
-        range(len(groups)), [f"{group}" if group == "all" else f"called {group}" for group in groups]
-    )
+    left.set_xticks(range(len(groups)), groups)
+    left.set_xlabel("scans called")
     left.set_ylabel("probability of the called class lost, points")
     left.set_title(f"Blanking a fifth of {len(drops)} unseen scans", loc="left", fontsize=10)
     left.legend(frameon=False)

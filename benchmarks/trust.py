@@ -59,7 +59,7 @@ def main(out: Path, scans: Path, strange: Path, splits: Path, models: list[Path]
         predictor = Predictor.open(file, threads=1)
         real += list(seen_scans(predictor, scans, split))
         others += list(seen_others(predictor, strange))
-    rows = [*of_scans(real), *of_others(others)]
+    rows = [*of_scans(real), *of_quality(real), *of_others(others)]
     with out.with_suffix(".csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -158,6 +158,15 @@ def of_scans(seen: list[Seen]) -> Iterator[Row]:
     yield share("urgent scan called NORMAL", "all", missed, patients(urgent))
     missed = [each.said.abstain is None and each.said.label == "NORMAL" for each in urgent]
     yield share("urgent scan called NORMAL", "not uncertain", missed, patients(urgent))
+
+
+def of_quality(seen: list[Seen]) -> Iterator[Row]:
+    """Yield how far the scans stay from each limit of `octlet.core.quality`: the extreme of all."""
+    measured = [each.said.quality for each in seen]
+    yield row("quality: contrast, least", "all", min(each.contrast for each in measured), len(seen))
+    for name in ("saturated", "noise", "cut", "empty"):
+        most = max(getattr(each, name) for each in measured)
+        yield row(f"quality: {name}, most", "all", most, len(seen))
 
 
 def of_others(seen: list[Seen]) -> Iterator[Row]:
