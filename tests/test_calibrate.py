@@ -107,6 +107,30 @@ def test_an_evaluation_tells_how_it_doubts(calibrated, model_file, easy_scans, s
     assert "doubt" not in easy.result_of("evaluate", model_file, *words)
 
 
+def test_a_file_tells_how_it_did_in_its_test(model_file, easy_scans, split, tmp_path):
+    words = (easy_scans, "--split", split, "--resamples", 100, "--out", tmp_path / "test")
+    summary = easy.result_of("evaluate", model_file, *words)
+    out = tmp_path / "told.octlet"
+    words = ("--split", split, "--out", out, "--performance", tmp_path / "test" / "metrics.json")
+    easy.result_of("calibrate", model_file, easy_scans, *words)
+    manifest = open_bundle(out).manifest
+    assert manifest.metrics["val_accuracy"] == 0.5
+    test = manifest.metrics["test"]
+    assert test["scans"] == summary["n"]
+    assert test["balanced_accuracy"] == {
+        part: summary["balanced_accuracy"][part] for part in ("value", "low", "high")
+    }
+    card = open_bundle(out).read("README.md").decode()
+    assert f"| accuracy | {summary['accuracy']['value']:.3f} (" in card
+    assert card.count("## Figures") == 1
+    (tmp_path / "no.json").write_text("[]")
+    code, _, err = easy.command(
+        "calibrate", model_file, easy_scans, *words[:4], "--performance", tmp_path / "no.json"
+    )
+    assert code == 3
+    assert "no.json" in err
+
+
 def test_scores_of_other_folds_are_pooled(calibrated, model_file, easy_scans, split, tmp_path):
     test = tmp_path / "test.csv"
     said = easy.result_of(

@@ -1,5 +1,6 @@
 """Fit how far to rely on a model file, on scans that it has not seen, and write that into the file."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from octlet.export.card import with_trust
 from octlet.runtime.predictor import Predictor, softmax
 
 BATCH = 16
+PERFORMANCE = ("accuracy", "balanced_accuracy", "macro_auc", "urgent_auc", "urgent_called_normal_rate")
+_INTERVAL = ("value", "low", "high")
 COVERAGE, DOUBT, REFUSAL = 0.95, 0.1, 0.02
 
 
@@ -44,6 +47,7 @@ class Plan:
         coverage: of each class, the share of scans whose set shall hold their class, 0 to 1.
         doubt: share of scans like those of training whose label may be called uncertain, 0 to 1.
         refusal: share of scans like those of training that may be refused, 0 to 1.
+        performance: metrics.json of an evaluation on test scans, for the file to tell of itself.
     """
 
     data: Path
@@ -53,6 +57,7 @@ class Plan:
     coverage: float = COVERAGE
     doubt: float = DOUBT
     refusal: float = REFUSAL
+    performance: Path | None = None
 
 
 def calibrate(
@@ -168,7 +173,22 @@ def fitted(manifest: Manifest, held: HeldOut, plan: Plan, known: Prototypes) -> 
         distance=distance_limit(held.distances, plan.refusal),
     )
     calibration = Calibration(temperature, len(held.paths), *errors)
-    return replace(manifest, calibration=calibration, thresholds=thresholds, prototypes=known)
+    metrics = manifest.metrics | ({} if plan.performance is None else {"test": _tested(plan.performance)})
+    return replace(
+        manifest, metrics=metrics, calibration=calibration, thresholds=thresholds, prototypes=known
+    )
+
+
+def _tested(file: Path) -> dict[str, Any]:
+    """Return the figures of an evaluation, each with its interval; InputError where the file is none."""
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        figures = {name: {part: summary[name][part] for part in _INTERVAL} for name in PERFORMANCE}
+        counts = {"scans": int(summary["n"]), "patients": int(summary["patients"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        rule = "not the metrics.json of an evaluation"
+        raise InputError(rule, path=file, remedy="give the one that 'octlet evaluate' wrote") from error
+    return counts | figures
 
 
 def _write(out: Path, bundle: Bundle, manifest: Manifest) -> None:

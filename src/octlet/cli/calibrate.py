@@ -31,6 +31,9 @@ from octlet.runtime.predictor import Predictor
 @click.option(
     "--refusal", type=float, default=REFUSAL, show_default=True, help="Largest share of real scans to refuse."
 )
+@click.option(
+    "--performance", type=click.Path(path_type=Path), help="metrics.json of its test, for the file to tell."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all if not given.")
 @json_option
 def command(
@@ -44,6 +47,7 @@ def command(
     coverage: float,
     doubt: float,
     refusal: float,
+    performance: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -58,7 +62,7 @@ def command(
     said of their test scans: --subset test --scores fold-1.csv in each, and --from fold-1.csv --from ... for
     the model that was tested on none of them. A test scan of the model's own split is refused.
     """
-    plan = Plan(data, split, subset, pooled, coverage, doubt, refusal)
+    plan = Plan(data, split, subset, pooled, coverage, doubt, refusal, performance)
     found = calibrate(
         Predictor.open(model, threads=threads), plan, out=out, scores=scores, progress=bar("scoring scans")
     )

@@ -79,13 +79,18 @@ def render_card(
 
 
 def with_trust(card: str, manifest: Manifest) -> str:
-    """Return a card that says under "Doubt" what the manifest does; a card without that part gets one."""
-    part = f"## Doubt\n{_doubt(manifest)}\n\n"
-    found = re.compile(r"^## Doubt\n.*?\n(?=## )", re.MULTILINE | re.DOTALL)
+    """Return a card whose parts "Doubt" and "Figures" say what the manifest does."""
+    card = _with_part(card, "Doubt", _doubt(manifest), before="Data")
+    return _with_part(card, "Figures", _metrics(manifest.metrics), before="Licence and attribution")
+
+
+def _with_part(card: str, title: str, text: str, before: str) -> str:
+    part = f"## {title}\n{text}\n\n"
+    found = re.compile(rf"^## {title}\n.*?\n(?=## )", re.MULTILINE | re.DOTALL)
     if found.search(card):
         return found.sub(lambda _: part, card, count=1)
-    before, mark, after = card.partition("## Data\n")
-    return f"{before}{part}{mark}{after}"
+    above, mark, below = card.partition(f"## {before}\n")
+    return f"{above}{part}{mark}{below}"
 
 
 def _doubt(manifest: Manifest) -> str:
@@ -155,8 +160,26 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     )
     if not metrics:
         return f"The run states no validation figures. {rest}"
-    rows = [f"| {key.replace('_', ' ')} | {_plain(value)} |" for key, value in metrics.items()]
-    return "\n".join([intro + rest, "", "| figure | validation |", "| --- | --- |", *rows])
+    rows = [
+        f"| {key.replace('_', ' ')} | {_plain(value)} |" for key, value in metrics.items() if key != "test"
+    ]
+    told = ["| figure | validation |", "| --- | --- |", *rows]
+    if "test" not in metrics:
+        return "\n".join([intro + rest, "", *told])
+    return "\n".join([*_tested(metrics["test"]), "", intro.rstrip(), "", *told])
+
+
+def _tested(test: Mapping[str, Any]) -> list[str]:
+    """Return the figures on test scans as a table's lines, each with its 95 % interval."""
+    rows = [
+        f"| {name.replace('_', ' ')} | {each['value']:.3f} ({each['low']:.3f} to {each['high']:.3f}) |"
+        for name, each in test.items()
+        if isinstance(each, Mapping)
+    ]
+    head = (
+        f"On {test['scans']} scans of {test['patients']} patients that it was not trained on; 95 % intervals."
+    )
+    return [head, "", "| figure | test |", "| --- | --- |", *rows]
 
 
 def _plain(value: Any) -> str:
