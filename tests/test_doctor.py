@@ -257,6 +257,11 @@ def test_the_users_choice(recorded: Write, tmp_path: Path, monkeypatch: pytest.M
         == by_subject(diagnosed(recorded({}), config))["your choice"].found
     )
     config.write_text('[runtime]\nengine = "openvino"\n')
+    for architecture in ("x86_64", "aarch64"):
+        monkeypatch.setattr(machine.platform, "machine", lambda name=architecture: name)
+        found = by_subject(diagnosed(recorded({}), config))
+        assert ("your engine" in found) == (architecture == "aarch64")
+    assert found["your engine"].state == NOTE
     broken = {"onnxruntime": None, "litert": None, "openvino": "failed"}
     monkeypatch.setattr(doctor.startup, "import_fault", broken.get)
     found = by_subject(diagnosed(recorded({}), config))["your choice"]

@@ -99,14 +99,13 @@ def model_stages(branch: Branch, which: str, run: Path, named: dict[str, Any]) -
 
     name = branch.prefix + which
     measured = as_dict(recipe.evaluate)
-    wanted = named | ({"calibrate": as_dict(doubt)} if doubt.coverage else {})
+    # what is off is left out: these settings came later, and exports from before are still good
+    wanted = {key: value for key, value in named.items() if key != "litert" or value}
+    needed = [run / BEST]
+    if doubt.coverage:
+        wanted["calibrate"] = as_dict(doubt)
+        needed.append(branch.split)
     return [
-        Stage(
-            f"{name}export",
-            wanted,
-            [run / BEST, *([branch.split] if doubt.coverage else [])],
-            [model],
-            export,
-        ),
+        Stage(f"{name}export", wanted, needed, [model], export),
         Stage(f"{name}evaluate", measured, [model, branch.split], [evaluation], evaluate),
     ]

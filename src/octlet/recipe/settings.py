@@ -62,11 +62,13 @@ class ExportSettings:
         name: of the model, the recipe's if empty.
         licence: of the weights.
         prior_shift: see `octlet.train.prior.shift_prior`.
+        litert: carry the network for LiteRT too.
     """
 
     name: str = ""
     licence: str = ""
     prior_shift: float = 0.0
+    litert: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.prior_shift <= 2:

@@ -31,6 +31,7 @@ from octlet.runtime.machine import (
 )
 
 OK, NOTE, FAULT = "ok", "note", "FAULT"
+_ARM = ("aarch64", "arm64")
 HOT = 80.0  # degrees Celsius at which a Raspberry Pi begins to slow down
 
 _COOL = "cool it: a fan or a heat sink, and air about the case"
@@ -110,6 +111,10 @@ def examine(
             usable.append(name)
     choice, finding = _choice(config, usable)
     findings.append(finding)
+    if choice.engine == "openvino" and machine.architecture in _ARM:
+        rule = "OpenVINO takes over ten times the instructions of the others for 8-bit models on Arm"
+        remedy = "choose again: octlet benchmark MODEL --choose"
+        findings.append(Finding("your engine", rule, NOTE, remedy))
     for model in models:
         progress(f"verifying {model}")
         findings += _model(model, usable, choice, machine.cpus)
