@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from asking import PATIENCE, check, encoded
+from easy import band
 from PIL import Image
 
 from octlet.core.labels import LABELS, NOTICE
@@ -95,6 +96,15 @@ def ready(page: Any) -> Any:
     """Wait until the page knows its model."""
     expect(page.locator("html[data-ready=true]")).to_be_attached()
     return page
+
+
+def banded(folder: Path, *names: str) -> list[Path]:
+    """Write scans of one class after another, under these names, and return where."""
+    rng = np.random.default_rng(3)
+    paths = [folder / f"{name}.png" for name in names]
+    for number, path in enumerate(paths):
+        path.write_bytes(encoded(band(number, rng)))
+    return paths
 
 
 def add(page: Any, files: Sequence[Path]) -> None:

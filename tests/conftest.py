@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import easy
 import pytest
@@ -73,6 +74,33 @@ def model_file(request: pytest.FixtureRequest) -> Path:
     run: Path = request.getfixturevalue("tiny_run")
     tiny.write_model(run, run.parent / "model.octlet")
     return run.parent / "model.octlet"
+
+
+@pytest.fixture(scope="module")  # its event loop runs in this thread, where other modules start their own
+def browser() -> Iterator[Any]:
+    """A headless Chromium; skips where there is none."""
+    from browsing import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def url(model_file: Path) -> Iterator[str]:
+    """Where a real `octlet serve` answers with the tiny model."""
+    from browsing import serving
+
+    with serving(model_file) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser: Any, url: str) -> Iterator[Any]:
+    """The served page, usable, in a visit of its own."""
+    from browsing import ready, visit
+
+    with visit(browser, url, viewport={"width": 1280, "height": 800}, color_scheme="light") as page:
+        yield ready(page)
 
 
 @pytest.fixture(scope="session")

@@ -3,18 +3,15 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from asking import encoded
 from browsing import (
     REFUSED,
     add,
     answering,
-    chromium,
+    banded,
     done,
     drop,
     expect,
@@ -24,7 +21,7 @@ from browsing import (
     serving,
     visit,
 )
-from easy import band, result_of
+from easy import result_of
 
 from octlet.core.labels import LABELS, NOTICE
 from octlet.core.prediction import CSV_COLUMNS
@@ -33,31 +30,8 @@ HOSTILE = "<img src=x onerror=alert(1)>.png"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def url(model_file: Path) -> Iterator[str]:
-    with serving(model_file) as url:
-        yield url
-
-
-@pytest.fixture
-def page(browser: Any, url: str) -> Iterator[Any]:
-    with visit(browser, url, viewport={"width": 1280, "height": 800}, color_scheme="light") as page:
-        yield ready(page)
-
-
-@pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("scans")
-    rng = np.random.default_rng(3)
-    paths = [folder / f"{name}.png" for name in ("b 2", "b 10", "=1+1")]
-    for number, path in enumerate(paths):
-        path.write_bytes(encoded(band(number, rng)))
-    return paths
+    return banded(tmp_path_factory.mktemp("scans"), "b 2", "b 10", "=1+1")
 
 
 # Adding --------------------------------------------------------------------------------------------------

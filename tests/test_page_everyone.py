@@ -7,41 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import encoded
 from browsing import (
     DOUBT,
     REFUSED,
     add,
     answering,
-    chromium,
+    banded,
     expect,
     one,
     ready,
-    serving,
     visit,
     volume_answer,
 )
-from easy import band
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def url(model_file: Path) -> Iterator[str]:
-    with serving(model_file) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    paths = [tmp_path_factory.mktemp("scans") / f"{number}.png" for number in range(3)]
-    for number, path in enumerate(paths):
-        path.write_bytes(encoded(band(number, np.random.default_rng(number))))
-    return paths
+    return banded(tmp_path_factory.mktemp("scans"), "0", "1", "2")
 
 
 def _states(page: Any, scans: list[Path], folder: Path) -> Iterator[str]:

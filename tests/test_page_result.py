@@ -1,7 +1,6 @@
 """What the page of a real `octlet serve` shows of a scan and of a volume, in a headless Chromium."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,12 @@ from browsing import (
     REFUSED,
     add,
     answering,
-    chromium,
+    banded,
     done,
     expect,
     one,
     pixels,
     prediction,
-    ready,
-    serving,
-    visit,
     volume_answer,
 )
 from easy import band
@@ -33,31 +29,8 @@ from octlet.runtime.heatmap import coarse, strength
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def url(model_file: Path) -> Iterator[str]:
-    with serving(model_file) as url:
-        yield url
-
-
-@pytest.fixture
-def page(browser: Any, url: str) -> Iterator[Any]:
-    with visit(browser, url, viewport={"width": 1280, "height": 800}, color_scheme="light") as page:
-        yield ready(page)
-
-
-@pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("scans")
-    rng = np.random.default_rng(3)
-    paths = [folder / f"{name}.png" for name in ("b 2", "b 10", "=1+1")]
-    for number, path in enumerate(paths):
-        path.write_bytes(encoded(band(number, rng)))
-    return paths
+    return banded(tmp_path_factory.mktemp("scans"), "b 2", "b 10", "=1+1")
 
 
 # What is shown -------------------------------------------------------------------------------------------

@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from octlet.cli.main import main
-from octlet.core.bundle import GOLDEN, open_bundle, write_bundle
 from octlet.core.image import MAX_BYTES
 from octlet.core.labels import LABELS, NOTICE, URGENCY
 from octlet.core.prediction import CSV_COLUMNS
 from octlet.data.phantom import simulate
-from octlet.runtime.engine import Outputs
-from octlet.runtime.verify import GoldenVector, dump_golden, read_golden
 
 
 @pytest.fixture(scope="module")
@@ -274,12 +272,7 @@ def test_verify_a_sound_file(model_file: Path, capsys: pytest.CaptureFixture[str
 def test_verify_tells_another_result_from_a_damaged_file(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = open_bundle(model_file)
-    first, *rest = read_golden(bundle)
-    outputs = Outputs(-first.outputs.logits, first.outputs.cam, first.outputs.embedding)
-    wrong = dump_golden([GoldenVector(first.name, first.image, first.pixels, outputs), *rest])
-    path = tmp_path / "m.octlet"
-    write_bundle(path, bundle.manifest, {n: bundle.read(n) for n in bundle.manifest.files} | {GOLDEN: wrong})
+    path = tiny.write_lying(model_file, tmp_path / "m.octlet")
     code, out, err = run(capsys, "verify", path)
     assert code == 5
     assert "FAILED" in out

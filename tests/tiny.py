@@ -44,6 +44,20 @@ def write_model(run: Path, file: Path) -> None:
     export_run(run, file, name="tiny")
 
 
+def write_lying(model: Path, file: Path) -> Path:
+    """Write the model file with a first golden vector whose logits are turned round; return it."""
+    from octlet.core.bundle import GOLDEN, open_bundle, write_bundle
+    from octlet.runtime.engine import Outputs
+    from octlet.runtime.verify import GoldenVector, dump_golden, read_golden
+
+    bundle = open_bundle(model)
+    first, *rest = read_golden(bundle)
+    outputs = Outputs(-first.outputs.logits, first.outputs.cam, first.outputs.embedding)
+    wrong = dump_golden([GoldenVector(first.name, first.image, first.pixels, outputs), *rest])
+    write_bundle(file, bundle.manifest, {n: bundle.read(n) for n in bundle.manifest.files} | {GOLDEN: wrong})
+    return file
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         write_run(Path(folder, "run"))
