@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Run
 
 from octlet.core.bundle import ONNX, open_bundle, write_bundle
 from octlet.core.errors import ModelFileError, UsageError
@@ -32,3 +33,12 @@ def test_what_loading_raised_comes_from_each_computation(model_file: Path, tmp_p
 def test_an_engine_that_is_not_there_is_told_at_once(model_file: Path) -> None:
     with pytest.raises(UsageError, match="unknown engine"):
         Predictor.opening(model_file, engine="abacus")
+
+
+def test_a_process_that_ends_before_the_engine_is_loaded_ends_well(
+    octlet: Run, model_file: Path, tmp_path: Path
+) -> None:
+    scan = tmp_path / "scan.png"
+    scan.write_bytes(b"no image")
+    done = octlet("predict", "-m", model_file, scan)
+    assert (done.returncode, done.stdout) == (3, "")

@@ -11,13 +11,15 @@ import io
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from octlet.core.errors import InputError
+
+if TYPE_CHECKING:  # Pillow is imported where it is used: meanwhile `octlet predict` loads its engine
+    from PIL import Image
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF")
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
@@ -69,6 +71,8 @@ def decode(data: bytes, name: str) -> Gray:
         InputError: empty, truncated, not an image, of another format, animated or stacked, transparent,
             of over `MAX_PIXELS` pixels or of a side under `MIN_SIDE`.
     """
+    from PIL import Image, UnidentifiedImageError
+
     if not data:
         raise InputError("the file is empty", path=name, remedy="export the scan again")
     try:
@@ -90,7 +94,7 @@ def _too_large(name: str) -> InputError:
     return InputError(rule, path=name, remedy="give a single B-scan")
 
 
-def _check_frame(image: Image.Image, name: str) -> None:
+def _check_frame(image: "Image.Image", name: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name)
     if min(image.size) < MIN_SIDE:
@@ -102,7 +106,7 @@ def _check_frame(image: Image.Image, name: str) -> None:
         raise InputError(rule, path=name, remedy="save each B-scan as a file of its own")
 
 
-def to_gray(image: Image.Image, name: str) -> Gray:
+def to_gray(image: "Image.Image", name: str) -> Gray:
     """Return the frame that an opened image is at as uint8 (H, W), by the rules of `decode`.
 
     Raises InputError for transparent pixels and for samples without a stated range, and what Pillow raises.
@@ -202,6 +206,8 @@ def prepare(gray: Gray, size: int) -> Prepared:
     Raises:
         InputError: nothing but padding.
     """
+    from PIL import Image
+
     padding = padding_mask(gray)
     if padding.all():
         raise InputError("the image is white throughout", remedy="give a B-scan")

@@ -24,7 +24,8 @@ class BackgroundEngine:
         self._load = load
         self._engine: Engine | None = None
         self._fault: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        # no daemon: a process that ends while native code is at work in one is aborted
+        self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
     def _work(self) -> None:

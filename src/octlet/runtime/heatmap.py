@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
 
 from octlet.core.files import write_bytes
 from octlet.core.image import Gray
@@ -45,6 +44,8 @@ def strength(cam: NDArray[np.float32], size: int, width: int, height: int) -> St
     Returns:
         float32 (height, width): 0 is no evidence for the class, 1 is `max(largest value of the map, LEAST)`.
     """
+    from PIL import Image
+
     begin, end = _span(size, cam.shape[1])
     padded = Image.fromarray(np.pad(cam, ((0, 1), (0, 1)), mode="edge"))
     wide = padded.resize((width, height), Image.Resampling.BILINEAR, box=(begin, begin, end, end))
@@ -114,6 +115,8 @@ def overlay_png(
     gray: Gray, cam: NDArray[np.float32], size: int, box: Box, label: str, level: int = 6
 ) -> bytes:
     """Return the overlay of `label`'s map, of `cam` (4, h, w), as PNG with the notice; level is zlib's."""
+    from PIL import Image, PngImagePlugin
+
     image = Image.fromarray(overlay(gray, cam[LABELS.index(label)], size, box))
     text = PngImagePlugin.PngInfo()
     text.add_text("Description", f"Class activation map of {label} ({NAMES[label]})")

@@ -44,13 +44,15 @@ def bind(host: str, port: int, *, token: bool) -> socket.socket:
     Raises UsageError: no such address, one that others can reach without a `token`, or a port that is taken.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise UsageError(f"'{host}' is no address of this machine", remedy="give --host 127.0.0.1") from error
     if not token and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
         rule = f"at {host} every machine that reaches this one could send scans, and no token is set"
         raise UsageError(rule, remedy="give --token-file or OCTLET_TOKEN, or leave --host at 127.0.0.1")
-    bound = socket.socket(family, kind)
+    # asyncio turns Nagle's algorithm off only for a socket that knows that it is TCP; with it, a client that
+    # asks again on its connection waits 40 ms for the end of each answer
+    bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
