@@ -37,11 +37,10 @@ SCHEMA = 1
 MANIFEST, CARD, GOLDEN = "manifest.json", "README.md", "golden.npz"
 ONNX, TFLITE = "model.onnx", "model.tflite"
 MAX_BYTES = 2**31 - 1  # of all entries: what 32-bit zip fields and an ONNX protobuf hold
-MAX_MANIFEST, MAX_ENTRIES = 2**20, 16
+MAX_MANIFEST, MAX_ENTRIES, _CHUNK = 2**20, 16, 2**20
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no folder, no "..", no drive
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CHUNK = 2**20
 _AGAIN = "export the model again with this version of Octlet"
 _COPY = "copy or download the model file again"
 
