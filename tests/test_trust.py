@@ -364,6 +364,12 @@ def test_what_is_wrong_with_a_scan():
     assert "saturated" in words["saturated"]
 
 
+def test_a_bright_fringe_does_not_make_the_rest_empty():
+    scan = phantom()
+    scan[:, 0] = 240  # what compression leaves of white padding at a side
+    assert measure(scan).empty < 0.1
+
+
 def test_the_noise_is_that_which_was_added():
     """Immerkaer's estimate on a smooth picture, whose noise is all that was added."""
     rng = np.random.default_rng(0)

@@ -74,12 +74,13 @@ def measure(gray: Gray) -> Quality:
     contrast = float(bright - median)
     tissue = np.where(kept, np.maximum(coarse - np.float32(median + MARGIN), 0), 0)
     by_column = tissue.sum(axis=0)
+    usual = np.sort(by_column)[9 * len(by_column) // 10]  # a fringe of padding may outshine all tissue
     return Quality(
         contrast=contrast,
         saturated=float((seen >= _WHITE).mean()),
         noise=_noise(scan, blank) / max(contrast, 1.0),
         cut=_cut(np.where(kept, coarse, np.float32(median)), median + contrast / 2),
-        empty=float((by_column <= 0.05 * max(by_column.max(), 1.0)).mean()),
+        empty=float((by_column <= 0.05 * max(float(usual), 1.0)).mean()),
     )
 
 
