@@ -1,7 +1,6 @@
 """`octlet calibrate`: thresholds from unseen scans, through its real command line."""
 
 import csv
-import json
 import shutil
 
 import easy
@@ -195,4 +194,3 @@ def test_a_scan_that_is_missing_ends_it(model_file, easy_scans, split, tmp_path)
     ]
     assert main([*words, "--json"]) == 3
     assert not (tmp_path / "a.octlet").exists()
-    json.dumps(words)

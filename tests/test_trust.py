@@ -1,6 +1,5 @@
 """What a model's doubt is made of: temperature, prediction sets, prototypes, quality; no command line."""
 
-import json
 import math
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -277,7 +276,6 @@ def test_a_calibrated_file_scores_at_its_temperature(model_file, tmp_path):
 def test_a_file_with_a_forged_threshold_is_refused(model_file, tmp_path):
     with pytest.raises(ModelFileError, match="temperature"):
         calibrated(model_file, tmp_path / "a.octlet", **trust(temperature=-1.0))
-    json.dumps(asdict(trust()["thresholds"]))
 
 
 # Held-out scores --------------------------------------------------------------------------------------

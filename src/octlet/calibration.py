@@ -28,6 +28,7 @@ from octlet.evaluate.trust import (
 )
 from octlet.export.card import with_trust
 from octlet.runtime.predictor import Predictor, softmax
+from octlet.scoring import subset_of, writing_to
 
 BATCH = 16
 PERFORMANCE = ("accuracy", "balanced_accuracy", "macro_auc", "urgent_auc", "urgent_called_normal_rate")
@@ -84,12 +85,12 @@ def calibrate(
     records = read_split(plan.split)
     check_leaks(records)
     root = open_source(plan.data).root
-    train, _, embeddings = _run(predictor, root, _subset(records, "train", plan.split), progress)
+    train, _, embeddings = _run(predictor, root, subset_of(records, "train", plan.split), progress)
     centres, scale = prototypes(embeddings, _labels(train))
     if plan.pooled:
         held = _pooled(plan.pooled, records)
     else:
-        chosen = _subset(records, plan.subset, plan.split)
+        chosen = subset_of(records, plan.subset, plan.split)
         read, logits, embeddings = _run(predictor, root, chosen, progress)
         paths, patients = tuple(each.path for each in read), tuple(each.patient for each in read)
         far = distances(embeddings, centres, scale)
@@ -119,14 +120,6 @@ def _check(plan: Plan, out: Path | None, scores: Path | None) -> None:
     for name, share in (("coverage", plan.coverage), ("doubt", plan.doubt), ("refusal", plan.refusal)):
         if not 0 < share < 1:
             raise UsageError(f"--{name} is {share}", remedy="above 0 and below 1")
-
-
-def _subset(records: Sequence[SplitRecord], name: str, split: Path) -> list[SplitRecord]:
-    chosen = [record for record in records if record.split == name]
-    if not chosen:
-        known = ", ".join(sorted({record.split for record in records}))
-        raise InputError(f"no scan with split '{name}'", path=split, remedy=f"it holds {known or 'none'}")
-    return chosen
 
 
 def _labels(records: Sequence[SplitRecord]) -> NDArray[np.int64]:
@@ -194,9 +187,5 @@ def _tested(file: Path) -> dict[str, Any]:
 def _write(out: Path, bundle: Bundle, manifest: Manifest) -> None:
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     files[CARD] = with_trust(files[CARD].decode(), manifest).encode()
-    try:
+    with writing_to(out):
         write_bundle(out, manifest, files)
-    except OSError as error:
-        raise UsageError(
-            f"cannot be written: {error.strerror}", path=out, remedy="give another --out"
-        ) from error

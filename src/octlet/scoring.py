@@ -121,7 +121,7 @@ def _doubt(scored: Scored, resamples: int, seed: int) -> dict[str, Any]:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn an OSError into a UsageError that names the folder."""
+    """Turn an OSError into a UsageError that names the file or folder."""
     try:
         yield
     except OSError as error:
@@ -143,11 +143,16 @@ def _requested(
         return source.root, source.items
     records = read_split(split)
     check_leaks(records)
-    chosen = [record for record in records if record.split == subset]
+    return source.root, subset_of(records, subset, split)
+
+
+def subset_of(records: Sequence[SplitRecord], name: str, split: Path) -> list[SplitRecord]:
+    """Return a split's scans of one set; InputError, naming its file, where there is none."""
+    chosen = [record for record in records if record.split == name]
     if not chosen:
         known = ", ".join(sorted({record.split for record in records}))
-        raise InputError(f"no scan with split '{subset}'", path=split, remedy=f"it holds {known or 'none'}")
-    return source.root, chosen
+        raise InputError(f"no scan with split '{name}'", path=split, remedy=f"it holds {known or 'none'}")
+    return chosen
 
 
 def _run(
