@@ -95,6 +95,8 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _warn(found: dict[str, Any]) -> None:
+    if found.get("calibration", {}).get("temperature") == 1.0:
+        say("note: no scan is wrong, so the probabilities stay as they are; fit on more scans: --from")
     lowest = found.get("thresholds", {}).get("lowest", {})
     if always := [label for label in lowest if not lowest[label]]:
         say(f"note: {', '.join(always)} can never be ruled out, for want of scans;")
