@@ -97,6 +97,23 @@ def test_the_last_epoch_is_kept_where_asked(octlet, scans, split, tmp_path):
     assert all(torch.equal(value, ended[f"net.{key}"]) for key, value in kept.items())
 
 
+def test_every_scan_may_train_where_the_last_epoch_is_kept(octlet, scans, split, tmp_path):
+    every = tmp_path / "every.csv"
+    made = octlet("data", "split", split.parent / "index.csv", "--val", "0", "--test", "0", "--out", every)
+    assert made.returncode == 0, made.stderr
+    refused = train(octlet, scans, every, tmp_path / "no", "--epochs", "1")
+    assert refused.returncode == 3
+    assert "0 scans in 'val'" in refused.stderr
+    assert "train.keep=last" in refused.stderr
+    blind = tmp_path / "blind"
+    result = train(octlet, scans, every, blind, "--epochs", "2", "--set", "keep=last")
+    assert result.returncode == 0, result.stderr
+    assert "judged by no validation scan" in result.stdout
+    assert "val loss" not in result.stderr
+    meta = load_run(blind).meta
+    assert (meta["epoch"], meta["data"]["scans"], meta["metrics"]) == (2, 40, {})
+
+
 def test_it_learns(whole):
     assert losses(whole)[-1][0] < 0.6 * losses(whole)[0][0]
 

@@ -92,9 +92,11 @@ def command(
 def _print(result: dict[str, Any]) -> None:
     kept, count = result["kept"], len(result["teachers"])
     click.echo(f"{result['run']}: {result['parameters']:,} parameters, epoch {kept['epoch']} of")
-    click.echo(f"{result['epochs']}; on the validation fold, at the student's size:\n")
+    judged = "on the validation fold, at the student's size:\n"
+    click.echo(f"{result['epochs']}; {judged if result['teacher'] else 'judged by no validation scan'}")
     rows = [
         (key.removeprefix("val_").replace("_", " "), f"{value:.3f}", f"{result['student'][key]:.3f}")
         for key, value in result["teacher"].items()
     ]
-    click.echo(table(("", "teacher" if count == 1 else f"{count} teachers", "student"), rows))
+    if rows:
+        click.echo(table(("", "teacher" if count == 1 else f"{count} teachers", "student"), rows))

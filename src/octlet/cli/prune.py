@@ -105,19 +105,19 @@ def _print(result: dict[str, Any]) -> None:
     rows = []
     for row in result["steps"]:
         left = 1 - row["sparsity"] if weights else row["macs"] / first["macs"]
-        trained = row.get("trained_val_balanced_accuracy")
+        cut, trained = (row.get(f"{when}val_balanced_accuracy") for when in ("", "trained_"))
         rows.append(
             (
                 row["step"],
                 f"{left:.1%}",
                 f"{row['parameters'] / first['parameters']:.1%}",
                 row["units"],
-                f"{row['val_balanced_accuracy']:.3f}",
-                "" if trained is None else f"{trained:.3f}",
+                *("" if figure is None else f"{figure:.3f}" for figure in (cut, trained)),
             )
         )
     left = "not zero" if weights else "MACs"
-    click.echo(f"{result['run']}: balanced accuracy on the validation fold\n")
+    told = "balanced accuracy on the validation fold" if result["dense"] else "judged by no validation scan"
+    click.echo(f"{result['run']}: {told}\n")
     click.echo(table(("step", left, "parameters", "units", "cut", "trained"), rows))
     if weights:
         share = result["zipped_share"]

@@ -85,12 +85,14 @@ def command(
 def _print(result: dict[str, Any]) -> None:
     rounded, layers = result["layers"]
     click.echo(f"{result['run']}: {result['method']}, {rounded} of {layers} layers rounded,")
-    click.echo(f"{result['weights_share']:.4%} of the parameters; on the validation fold:\n")
+    judged = "on the validation fold:\n" if result["float"] else "judged by no validation scan"
+    click.echo(f"{result['weights_share']:.4%} of the parameters; {judged}")
     rows = [
         (key.removeprefix("val_").replace("_", " "), f"{value:.3f}", f"{result['quantised'][key]:.3f}")
         for key, value in result["float"].items()
     ]
-    click.echo(table(("", "float", result["method"]), rows))
+    if rows:
+        click.echo(table(("", "float", result["method"]), rows))
     if result["sensitivity"]:
         told = ((row["layer"], f"{row['divergence']:.2e}") for row in result["sensitivity"][:10])
         click.echo("\n" + table(("most sensitive layers", "divergence, nats"), list(told)))

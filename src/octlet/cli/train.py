@@ -58,10 +58,18 @@ def command(
     if as_json:
         print_json(result)
     else:
-        kept = result["kept"]
-        click.echo(f"{out}: epoch {kept['epoch']} of {result['epochs']}, on the validation fold:")
-        click.echo(f"accuracy {kept['val_accuracy']:.3f}, balanced {kept['val_balanced_accuracy']:.3f}")
+        _print(result)
     next_step(f"octlet export {out}")
+
+
+def _print(result: dict[str, Any]) -> None:
+    kept = result["kept"]
+    head = f"{result['run']}: epoch {kept['epoch']} of {result['epochs']}, "
+    if "val_loss" not in kept:
+        click.echo(head + "judged by no validation scan")
+        return
+    click.echo(head + "on the validation fold:")
+    click.echo(f"accuracy {kept['val_accuracy']:.3f}, balanced {kept['val_balanced_accuracy']:.3f}")
 
 
 def _rows(data: Path, split_file: Path | None, out: Path, seed: int, resume: bool) -> tuple[Path, list[Any]]:

@@ -163,10 +163,11 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     rows = [
         f"| {key.replace('_', ' ')} | {_plain(value)} |" for key, value in metrics.items() if key != "test"
     ]
-    told = ["| figure | validation |", "| --- | --- |", *rows]
+    validated = ["| figure | validation |", "| --- | --- |", *rows]
     if "test" not in metrics:
-        return "\n".join([intro + rest, "", *told])
-    return "\n".join([*_tested(metrics["test"]), "", intro.rstrip(), "", *told])
+        return "\n".join([intro + rest, "", *validated])
+    told = _tested(metrics["test"])
+    return "\n".join([*told, "", intro.rstrip(), "", *validated] if rows else told)
 
 
 def _tested(test: Mapping[str, Any]) -> list[str]:

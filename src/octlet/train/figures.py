@@ -10,7 +10,7 @@ TRAIN, VAL = "#7a7a7a", "#0072b2"  # Okabe & Ito's blue beside a gray: apart for
 
 
 def draw_curves(history: Sequence[dict[str, Any]], kept: int, path: Path) -> None:
-    """Draw loss and accuracy of training and validation over the epochs, as a PNG.
+    """Draw loss and accuracy of training, and of validation if there is one, over the epochs, as a PNG.
 
     Args:
         history: rows of `metrics.jsonl`, at least one.
@@ -24,12 +24,15 @@ def draw_curves(history: Sequence[dict[str, Any]], kept: int, path: Path) -> Non
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(epochs, [row["train_loss"] for row in history], color=TRAIN, marker=".", label="training")
-    left.plot(epochs, [row["val_loss"] for row in history], color=VAL, marker=".", label="validation")
     left.set(ylabel="loss (cross-entropy, nats)", ylim=(0, None))
     right.plot(epochs, [row["train_accuracy"] for row in history], color=TRAIN, marker=".", label="training")
-    right.plot(epochs, [row["val_accuracy"] for row in history], color=VAL, marker=".", label="validation")
-    balanced = [row["val_balanced_accuracy"] for row in history]
-    right.plot(epochs, balanced, color=VAL, ls="--", marker=".", label="validation, balanced")
+    if "val_loss" in history[0]:
+        loss, plain, balanced = (
+            [row[f"val_{name}"] for row in history] for name in ("loss", "accuracy", "balanced_accuracy")
+        )
+        left.plot(epochs, loss, color=VAL, marker=".", label="validation")
+        right.plot(epochs, plain, color=VAL, marker=".", label="validation")
+        right.plot(epochs, balanced, color=VAL, ls="--", marker=".", label="validation, balanced")
     right.set(ylabel="accuracy", ylim=(0, 1))
     for axes in (left, right):
         axes.axvline(kept, color="#cccccc", zorder=0)

@@ -181,7 +181,9 @@ def probabilities_of(
 
 
 def validate(net: nn.Module, fold: Fold, config: TrainConfig, device: torch.device) -> dict[str, float]:
-    """Return cross-entropy (nats), accuracy and balanced accuracy on a fold."""
+    """Return cross-entropy (nats), accuracy and balanced accuracy on a fold; of one without scans, nothing."""
+    if len(fold) == 0:
+        return {}
     probabilities = probabilities_of(net, fold, config, device)
     confusion = metrics.confusion_matrix(fold.labels, probabilities.argmax(1))
     return {
@@ -216,7 +218,7 @@ def fit(
             **{f"val_{name}": value for name, value in figures.items()},
             "seconds": round(place.seconds, 2),
         }
-        score = figures[config.monitor]
+        score = figures.get(config.monitor, 0.0)  # without validation scans it is the last epoch that is kept
         watcher.epoch(row, best=place.close_epoch(row, score if config.monitor == "loss" else -score))
     return True
 

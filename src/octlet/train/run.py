@@ -78,7 +78,8 @@ def train_run(
     Args:
         config: settings; when resuming, they must equal those of the run.
         root: folder that the split's paths are relative to.
-        split: its train and val rows are used, test and quarantine never.
+        split: its train and val rows are used, test and quarantine never. Without val rows no figure judges
+            an epoch, so the last has to be kept.
         out: the run folder; must be empty unless resuming.
         resume: continue from `last.safetensors`.
         feedback: where progress goes.
@@ -183,15 +184,20 @@ def _check_out(out: Path, settings: dict[str, Any], split: list[SplitRecord], re
 def folds_of(
     config: TrainConfig, root: Path, split: Sequence[SplitRecord], told: Feedback
 ) -> tuple[Fold, Fold]:
-    """Return the training and the validation scans of a split; InputError where one of them is too small."""
+    """Return the training and the validation scans of a split; InputError where one of them is too small.
+
+    A run that ends with its last epoch whatever the validation says may have no validation scan.
+    """
     usable = sorted((row for row in split if row.split != "quarantine"), key=lambda row: row.path)
     scans = prepared_scans(root, [(r.path, r.sha256) for r in usable], config.size, progress=told.bar)
 
     def fold(name: str) -> Fold:
         rows = np.array([i for i, row in enumerate(usable) if row.split == name], dtype=np.int64)
         labels = np.array([index_of(usable[i].label) for i in rows], dtype=np.int64)
-        if len(rows) < 2:
-            raise InputError(f"the split has {len(rows)} scans in '{name}'", remedy="split the data again")
+        blind = name == "val" and not len(rows) and config.keep == "last" and not config.patience
+        if len(rows) < 2 and not blind:
+            remedy = "split the data again" + (", or set train.keep=last" if name == "val" else "")
+            raise InputError(f"the split has {len(rows)} scans in '{name}'", remedy=remedy)
         return Fold(scans, rows, labels)
 
     train, val = fold("train"), fold("val")
@@ -307,12 +313,11 @@ class _RunWatcher:
             save_run(self.out, self.ready(self.state.judged), record)
         self._save()
         self.record()
-        self.told.say(
-            f"epoch {row['epoch']}/{self.config.epochs}  train loss {row['train_loss']:.4f} "
-            f"accuracy {row['train_accuracy']:.3f}  val loss {row['val_loss']:.4f} "
-            f"accuracy {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}  "
-            f"{row['seconds']:.0f} s{'  best' if best else ''}"
-        )
+        told = f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.3f}  "
+        if "val_loss" in row:
+            told += f"val loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.3f} "
+            told += f"balanced {row['val_balanced_accuracy']:.3f}  {'best  ' if best else ''}"
+        self.told.say(f"epoch {row['epoch']}/{self.config.epochs}  {told}{row['seconds']:.0f} s")
 
     def record(self) -> None:
         """Write the history for readers; its source is the saved state."""

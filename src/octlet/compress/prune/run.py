@@ -154,9 +154,12 @@ class _Job:
         net = self._cut(folder, k)
         before = self._figures(net)
         told = self._row(k, net, before)
+        judged = ""
+        if before:
+            judged = f", balanced {before['val_balanced_accuracy']:.3f} before training"
         self.told.say(
             f"step {k} of {self.config.steps}: {told['macs'] / rows[0]['macs']:.1%} of the MACs, "
-            f"{told['sparsity']:.1%} zeros, balanced {before['val_balanced_accuracy']:.3f} before training"
+            f"{told['sparsity']:.1%} zeros{judged}"
         )
         settings = self._settings(k)
         plain = as_dict(settings) | {"prune": self.place.settings["prune"]}
@@ -249,7 +252,7 @@ class _Job:
         writer.writeheader()
         writer.writerows(rows)
         write_text(out / "pruning.csv", buffer.getvalue())
-        if len(rows) > 1:
+        if len(rows) > 1 and "val_loss" in rows[0]:
             draw_pruning(rows, self.config.what, out / "pruning.png")
 
     def _tidy(self, k: int) -> None:
