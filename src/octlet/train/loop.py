@@ -181,7 +181,7 @@ def probabilities_of(
 
 
 def validate(net: nn.Module, fold: Fold, config: TrainConfig, device: torch.device) -> dict[str, float]:
-    """Return cross-entropy (nats), accuracy and balanced accuracy on a fold; of one without scans, nothing."""
+    """Return cross-entropy (nats), accuracy and balanced accuracy on a fold; nothing of an empty one."""
     if len(fold) == 0:
         return {}
     probabilities = probabilities_of(net, fold, config, device)
