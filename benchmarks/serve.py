@@ -42,7 +42,7 @@ def main(out: Path, models: list[Path]) -> None:
     rows = []
     for model in models:
         name = open_bundle(model).manifest.name
-        rows += [{"network": name, **row} for row in (*beside_bare(model), *batches(model))]
+        rows += [{"network": name, **row} for row in (*beside_bare(model), *batches(model), *batching(model))]
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -124,6 +124,22 @@ def batches(model: Path) -> Iterator[dict[str, object]]:
         yield row(f"{what}: {BATCH} scans one by one / in a batch", taken["singles"] / taken["batch"])
 
 
+def batching(model: Path) -> Iterator[dict[str, object]]:
+    """Yield how much faster a server with every CPU answers four clients where it computes scans together."""
+    scan, threads = encoded_scan(), os.cpu_count() or 1
+    with server(model, threads, 1) as (alone, _), server(model, threads, BATCH) as (together, _):
+        taken = in_turn({"alone": lambda: crowd(alone, scan), "together": lambda: crowd(together, scan)})
+    what = f"{CLIENTS} clients, {threads} threads: seconds with --batch 1 / with --batch {BATCH}"
+    yield row(what, taken["alone"] / taken["together"], "> 1")
+
+
+def crowd(address: str, scan: bytes) -> None:
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        statuses = chain.from_iterable(pool.map(many, repeat(address, CLIENTS), repeat(scan)))
+    if failures(list(statuses)):
+        raise RuntimeError("a request was not answered")
+
+
 def in_turn(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Return the median seconds of each call; they take turns, each round with another first.
 
@@ -153,9 +169,10 @@ def form(scan: bytes) -> tuple[bytes, str]:
 
 
 @contextmanager
-def server(model: Path) -> Iterator[tuple[str, int]]:
+def server(model: Path, threads: int = 1, batch: int = 1) -> Iterator[tuple[str, int]]:
     """Yield the address and the process number of a server that has answered once."""
-    words = ["serve", "-m", str(model), "--port", "0", "--threads", "1", "--json"]
+    words = ["serve", "-m", str(model), "--port", "0", "--json"]
+    words += ["--threads", str(threads), "--batch", str(batch)]
     command = [sys.executable, "-m", "octlet", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:

@@ -208,7 +208,8 @@ def test_health(http: TestClient, app: App, model_file: Path) -> None:
     check("Health", health)
     assert health["model"] == result_of("verify", model_file)["model"]
     assert (health["status"], health["version"], health["notice"]) == ("ok", octlet.__version__, NOTICE)
-    assert health["limits"] == {"upload_bytes": 100_000, "files": FILES, "seconds": 30, "waiting": 16}
+    limits = {"upload_bytes": 100_000, "files": FILES, "seconds": 30, "waiting": 16, "batch": 1}
+    assert health["limits"] == limits
     app.worker.stopping = True
     answer = http.get("/api/health")
     assert (answer.status_code, answer.json()["status"]) == (503, "stopping")

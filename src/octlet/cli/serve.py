@@ -46,6 +46,12 @@ from octlet.runtime.verify import verified
     metavar="N",
     help="Requests that may wait; more are refused.",
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Waiting scans to compute at once; what is faster if not given.",
+)
 @click.option("--engine", type=click.Choice(list(ENGINES)), help="What computes; your choice if not given.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; your choice if not given.")
 @json_option
@@ -57,6 +63,7 @@ def command(
     max_upload: int,
     timeout: float,
     queue: int,
+    batch: int | None,
     engine: str | None,
     threads: int | None,
     as_json: bool,
@@ -75,17 +82,18 @@ def command(
         raise UsageError("no model file is named", remedy="give -m model.octlet, or set OCTLET_MODEL")
     _need_extra()
     from octlet.serve.app import App
+    from octlet.serve.batch import worth
     from octlet.serve.limits import Limits
     from octlet.serve.server import bind, read_token, serve, url_of
 
     token = read_token(token_file, os.environ.get("OCTLET_TOKEN"))
     choice = read_choice(config_path())
+    engine, threads = engine or choice.engine, threads or choice.threads or os.cpu_count() or 1
     with bind(host, port, token=token is not None) as bound:
         say(f"verifying {model}")
-        predictor = verified(
-            Predictor.open(model, engine=engine or choice.engine, threads=threads or choice.threads or None)
-        )
-        limits = Limits(upload=max_upload * 1_000_000, seconds=timeout, waiting=queue)
+        predictor = verified(Predictor.open(model, engine=engine, threads=threads))
+        at_once = batch or worth(engine, threads)
+        limits = Limits(upload=max_upload * 1_000_000, seconds=timeout, waiting=queue, batch=at_once)
         app = App(predictor, limits=limits, token=token, log=say)
         serve(app, bound, lambda: _tell(predictor, url_of(bound), token is not None, as_json))
     say("stopped")

@@ -56,7 +56,7 @@ class App:
         self.limits = limits or Limits()
         self.worker = Worker(self.limits.waiting)
         self.log = log
-        self._answers = Answers(predictor, self.worker)
+        self._answers = Answers(predictor, self.worker, self.limits.batch)
         self._metrics = Metrics()
         self._began = time.monotonic()
         self._openapi = openapi()
@@ -113,6 +113,7 @@ class App:
                 "files": FILES,
                 "seconds": self.limits.seconds,
                 "waiting": self.limits.waiting,
+                "batch": self.limits.batch,
             },
         }
         return JSONResponse(document, 503 if stopping else 200)

@@ -15,8 +15,10 @@ class Limits:
         upload: bytes of a request's body.
         seconds: from a request's headers to its answer.
         waiting: requests that wait while another is computed; so many uploads and one are held in memory.
+        batch: scans that are computed at once.
     """
 
     upload: int = 20_000_000
     seconds: float = 30.0
     waiting: int = 16
+    batch: int = 1

@@ -1,4 +1,4 @@
-"""One upload to one prediction: what the worker's thread does."""
+"""What a request asks of its scans: reading an upload, and a prediction as a document."""
 
 import base64
 import io
@@ -12,10 +12,10 @@ from PIL import Image
 from octlet.clinical.read import CLINICAL_SUFFIXES, is_dicom, read_volumes
 from octlet.clinical.volume import Volume
 from octlet.core.errors import InputError, UsageError
-from octlet.core.image import Gray, Prepared, decode
+from octlet.core.image import Gray, Prepared
 from octlet.core.prediction import Prediction
 from octlet.runtime.heatmap import coarse, overlay_png
-from octlet.runtime.predictor import Predictor
+from octlet.runtime.predictor import Predictor, Scores
 from octlet.runtime.verify import GoldenVector
 from octlet.serve.limits import HEATMAP_PIXELS
 from octlet.serve.upload import Upload
@@ -70,36 +70,37 @@ def read_upload(upload: Upload) -> list[Volume]:
     return read_volumes(upload.name, data=upload.data)
 
 
-def predict_scan(predictor: Predictor, upload: Upload, query: Query) -> dict[str, Any]:
-    """Return what `predict_gray` says of an image.
-
-    Raises InputError, naming the scan, and ModelFileError where the network cannot be computed.
-    """
-    return predict_gray(predictor, decode(upload.data, upload.name), upload.name, query)[1]
-
-
-def predict_gray(
-    predictor: Predictor, gray: Gray, name: str, query: Query
-) -> tuple[Prediction, dict[str, Any]]:
-    """Return a prediction, and as a document with what the query asks for; pictures are PNG in base64.
-
-    Raises InputError, naming the scan, and ModelFileError where the network cannot be computed.
-    """
+def check_drawn(gray: Gray, name: str, query: Query) -> None:
+    """Raise InputError where pictures of a scan are wanted and it is too large for them."""
     if query.draws and gray.size > HEATMAP_PIXELS:
         rule = f"the scan has over {HEATMAP_PIXELS // 1_000_000} million pixels, too many for a heatmap"
         raise InputError(rule, path=name, remedy="ask without one, or send a single B-scan")
-    scores = predictor.score([predictor.prepare(gray, name)])
-    prediction = predictor.judge(gray, name, scores)
+
+
+def document_of(
+    prediction: Prediction, gray: Gray, scores: Scores, row: int, size: int, query: Query
+) -> dict[str, Any]:
+    """Return a prediction as a document with what the query asks for; pictures are PNG in base64.
+
+    Args:
+        prediction: what the model says of the scan.
+        gray: the scan, uint8 (H, W).
+        scores: of the batch that it was in.
+        row: its place there.
+        size: side of the network's input, pixels.
+        query: what is wanted.
+    """
+    cam, box = scores.cam[row], scores.boxes[row]
     document = prediction.as_dict()
     if query.heatmap != "none":
         label = prediction.label if query.heatmap == "predicted" else query.heatmap
-        png = overlay_png(gray, scores.cam[0], predictor.size, scores.boxes[0], label, PNG_LEVEL)
+        png = overlay_png(gray, cam, size, box, label, PNG_LEVEL)
         document["heatmap"] = {"label": label, "png": base64.b64encode(png).decode()}
     if query.map == "all":
-        document["map"] = coarse(gray, scores.cam[0], predictor.size, scores.boxes[0])
+        document["map"] = coarse(gray, cam, size, box)
     if query.scan == "png":
         document["scan"] = base64.b64encode(_png(gray)).decode()
-    return prediction, document
+    return document
 
 
 def _png(gray: Gray) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -17,8 +17,7 @@ T = TypeVar("T")
 class Worker:
     """Runs one call at a time, since an engine is not for two threads at once.
 
-    A request takes a place before its body is read, which bounds the memory that uploads can take, and then
-    calls once for each of its scans, so that one with many scans does not keep the others waiting. All but
+    A request takes a place before its body is read, which bounds the memory that uploads can take. All but
     the calls themselves belongs to the event loop's thread.
 
     Attributes:
@@ -57,7 +56,11 @@ class Worker:
 
     async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what the call returns, or raise what it raises. Cancelled before its turn, it never runs."""
-        return await asyncio.wrap_future(self._pool.submit(self._timed, call, *args, **kwargs))
+        return await asyncio.wrap_future(self.submit(call, *args, **kwargs))
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Let the call wait for its turn."""
+        return self._pool.submit(self._timed, call, *args, **kwargs)
 
     def _timed(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         begin = time.monotonic()
