@@ -1,0 +1,70 @@
+"""Is a scan and its mirror image, averaged, a better answer than the scan alone? It costs twice the time.
+
+    python benchmarks/flip.py docs/results/flip.csv SCANS SPLITS MODEL MODEL ...
+
+SPLITS is a folder with fold-0.csv, fold-1.csv ..., one for each model file, which sees its own test scans.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from octlet.core.labels import index_of
+from octlet.data.source import open_source, read_pixels
+from octlet.data.split import read_split
+from octlet.evaluate.paired import compare
+from octlet.evaluate.predictions import Predictions, merge
+from octlet.evaluate.summary import summarise
+from octlet.runtime.predictor import Predictor, softmax
+
+WAYS = ("as it is", "mirrored", "both, mean of logits", "both, mean of probabilities")
+SHOWN = ("accuracy", "balanced_accuracy", "macro_auc", "urgent_called_normal_rate")
+
+
+def main(out: Path, scans: Path, splits: Path, models: list[Path]) -> None:
+    folds = list(zip(models, sorted(splits.glob("fold-*.csv")), strict=True))
+    parts = [said(model, scans, split) for model, split in folds]
+    pooled = [merge([part[way] for part in parts]) for way in range(len(WAYS))]
+    rows = []
+    for name, predictions in zip(WAYS, pooled, strict=True):
+        summary, against = summarise(predictions), compare(pooled[0], predictions)["difference"]
+        figures = {key: summary[key] for key in SHOWN} | {"difference": against["balanced_accuracy"]}
+        told = {
+            f"{key}{suffix}": f"{value[part]:.4f}"
+            for key, value in figures.items()
+            for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high"))
+        }
+        rows.append({"way": name, "scans": summary["n"], **told})
+    with out.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(
+            *(
+                f"{row[key]!s:28}"
+                for key in ("way", "accuracy", "balanced_accuracy", "macro_auc", "difference")
+            )
+        )
+
+
+def said(model: Path, scans: Path, split: Path) -> list[Predictions]:
+    """Return what a model says of its test scans, by each of `WAYS`."""
+    predictor, root = Predictor.open(model, threads=1), open_source(scans).root
+    rows = [row for row in read_split(split) if row.split == "test"]
+    logits = np.empty((2, len(rows), 4))
+    for k, row in enumerate(rows):
+        gray = read_pixels(root, row.path)
+        both = [predictor.prepare(each, row.path) for each in (gray, np.ascontiguousarray(gray[:, ::-1]))]
+        logits[:, k] = predictor.compute(both).logits
+    shares = [softmax(each) for each in logits]
+    ways = (*shares, softmax(logits.mean(axis=0)), np.mean(shares, axis=0))
+    labels = np.array([index_of(row.label) for row in rows])
+    paths, patients = tuple(row.path for row in rows), tuple(row.patient for row in rows)
+    return [Predictions(paths, labels, patients, each) for each in ways]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), list(map(Path, sys.argv[4:])))
