@@ -69,7 +69,10 @@ def octlet_wheel(folder: Path, version: str, fault: int = 0, requires: tuple[str
     answers = _ANSWERS.replace("FAULT", str(fault)).replace("VERSION", version).replace("ROW", repr(ROW))
     files = {
         "octlet/__init__.py": "",
-        "octlet/__main__.py": "import sys\nfrom octlet.cli.main import main\nsys.exit(main())\n",
+        "octlet/__main__.py": (
+            "import sys\nfrom octlet.cli.main import main\n\n\ndef run():\n    sys.exit(main())\n\n\n"
+            "if __name__ == '__main__':\n    run()\n"
+        ),
         "octlet/cli/__init__.py": "",
         "octlet/serve/__init__.py": "",
         "octlet/serve/app.py": "",

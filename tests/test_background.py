@@ -1,12 +1,14 @@
 """An engine that is loaded while the first scan is read."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Run
 
-from octlet.core.bundle import ONNX, open_bundle, write_bundle
+from octlet.core.bundle import ONNX, Bundle, open_bundle, write_bundle
 from octlet.core.errors import ModelFileError, UsageError
 from octlet.runtime.predictor import Predictor
 
@@ -42,3 +44,25 @@ def test_a_process_that_ends_before_the_engine_is_loaded_ends_well(
     scan.write_bytes(b"no image")
     done = octlet("predict", "-m", model_file, scan)
     assert (done.returncode, done.stdout) == (3, "")
+
+
+def test_pillow_is_left_until_the_engine_loads(model_file: Path) -> None:
+    """Two threads that import share the interpreter; one that builds a network leaves it to the other."""
+    script = """
+import sys
+from octlet.runtime import predictor
+predictor.BackgroundEngine = lambda *_: print("onnxruntime" in sys.modules, "PIL" in sys.modules)
+predictor.Predictor.opening(sys.argv[1], threads=1)
+"""
+    command = [sys.executable, "-c", script, str(model_file)]
+    assert subprocess.check_output(command, text=True).split() == ["True", "False"]
+
+
+def test_the_network_is_read_once(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(bundle: Bundle, name: str) -> bytes:
+        raise AssertionError(name)
+
+    expected = Predictor.open(model_file, threads=1).run([SCAN])
+    monkeypatch.setattr(Bundle, "read", read)
+    for opening in (Predictor.open, Predictor.opening):
+        np.testing.assert_array_equal(opening(model_file, threads=1).run([SCAN]).logits, expected.logits)

@@ -400,9 +400,10 @@ def test_predict_takes_the_threads_that_were_chosen(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Any] = []
-    load = engine_module.load_engine
+    load = engine_module.loader
     monkeypatch.setattr(
-        "octlet.runtime.predictor.load_engine", lambda b, name, n: asked.append(n) or load(b, name, 1)
+        "octlet.runtime.predictor.loader",
+        lambda b, name, n, **kept: asked.append(n) or load(b, name, 1, **kept),
     )
     config = tmp_path / "config.toml"
     monkeypatch.setenv("OCTLET_CONFIG", str(config))

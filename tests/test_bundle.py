@@ -13,7 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from octlet.core import bundle as module
-from octlet.core.bundle import EngineFile, Manifest, Preprocessing, open_bundle, parse_manifest, write_bundle
+from octlet.core.bundle import (
+    EngineFile,
+    Manifest,
+    Preprocessing,
+    open_bundle,
+    open_network,
+    parse_manifest,
+    write_bundle,
+)
 from octlet.core.errors import ModelFileError
 from octlet.core.files import dump_json
 from octlet.core.image import RECIPE
@@ -114,6 +122,31 @@ def test_reading_verifies_again(good: Path, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ModelFileError, match="cannot be read"):
         bundle.read("model.onnx")
+
+
+LARGE = bytes(range(251)) * 10_000  # of several blocks, none of which is like another
+
+
+@pytest.mark.parametrize("reads", ["onnxruntime", None])
+def test_an_entry_of_several_blocks(tmp_path: Path, reads: str | None) -> None:
+    path = tmp_path / "large.octlet"
+    write_bundle(path, MANIFEST, FILES | {"model.onnx": LARGE})
+    whole = path.read_bytes()
+    bundle, network = open_network(path, reads)
+    assert network == (LARGE if reads else None)
+    assert bundle.read("model.onnx") == LARGE
+    begin = bundle.offsets["model.onnx"]
+    for place in (0, 2**16 - 1, 2**16, 2**20, len(LARGE) - 1):
+        damaged = bytearray(whole)
+        damaged[begin + place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=r"model.onnx is damaged"):
+            open_network(path, reads)
+
+
+def test_a_network_is_kept_only_for_its_own_engine(good: Path) -> None:
+    assert open_network(good, "onnxruntime")[1] == b"a network"
+    assert open_network(good, "litert")[1] is None
 
 
 def test_what_is_no_model_file_says_what_it_is(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +49,14 @@ def test_no_arguments_show_the_help(octlet):
     assert result.returncode == 2
     assert "Usage: octlet [OPTIONS] COMMAND" in result.stderr
     assert "Missing argument" in octlet("predict").stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["predict", "--help"]])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told(words):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "octlet", *words]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 1
+    assert "the result cannot be written: No space left" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from conftest import Run
 from PIL import Image
 
 from octlet.cli.main import main
@@ -252,6 +253,55 @@ assert not heavy, heavy
         command = [sys.executable, "-c", script, *map(str, args)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+SLOW = {"asyncio", "concurrent.futures", "email", "http", "importlib.metadata", "multiprocessing", "random"}
+SLOW |= {"numpy.ma", "numpy.random", "numpy.testing", "sqlite3", "ssl", "tempfile", "tomllib", "unittest"}
+
+
+def test_one_scan_is_predicted_without_slow_imports(model_file: Path, one: Path) -> None:
+    """From a standing start most of the time goes into imports; benchmarks/cold_start.py measures it."""
+    script = """
+import sys
+from octlet.cli.main import main
+assert main(sys.argv[1:]) == 0
+print(*sys.modules)
+"""
+    command = [sys.executable, "-c", script, "predict", "-m", model_file, one]
+    out = subprocess.check_output(list(map(str, command)), text=True)
+    imported = set(out.splitlines()[-1].split())
+    assert not imported & SLOW
+    rooms = {name for name in imported if name.startswith("octlet.") and name.count(".") == 1}
+    assert rooms == {"octlet.cli", "octlet.clinical", "octlet.core", "octlet.runtime"}
+    verbs = {name.rpartition(".")[2] for name in imported if name.startswith("octlet.cli.")}
+    assert verbs == {"main", "predict", "scans", "ui"}
+    readers = {name.rpartition(".")[2] for name in imported if name.startswith("octlet.clinical.")}
+    assert readers == {"read", "volume"}
+
+
+@pytest.mark.parametrize(("verb", "taken_apart"), [("predict", False), ("verify", True)])
+def test_the_process_ends_when_the_scan_is_predicted(
+    model_file: Path, one: Path, verb: str, taken_apart: bool
+) -> None:
+    """What it printed is whole, and its exit code is that of the verb."""
+    script = """
+import atexit, runpy, sys
+atexit.register(print, "taken apart")
+print("before", end=" ")
+runpy.run_module("octlet", run_name="__main__")
+"""
+    words = {"predict": ["-m", model_file, one], "verify": [model_file]}[verb]
+    command = [sys.executable, "-c", script, verb, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("before ")
+    assert lines[-1] == ("taken apart" if taken_apart else NOTICE)
+    assert done.stderr.startswith("next: ")
+
+
+def test_a_closed_output_is_no_fault(octlet: Run, model_file: Path, one: Path) -> None:
+    done = octlet("predict", "-m", model_file, one, preexec_fn=lambda: os.close(1))
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
 
 
 # octlet verify ----------------------------------------------------------------------------------------

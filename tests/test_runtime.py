@@ -130,6 +130,15 @@ def test_a_white_scan_is_named(model_file: Path) -> None:
     assert caught.value.path == "blank.png"
 
 
+def test_a_scan_that_was_measured_before_is_not_measured_again(model_file: Path) -> None:
+    predictor = Predictor.open(model_file, threads=1)
+    scan = scans(1)[0]
+    scores = predictor.run([scan])
+    said = predictor.judge(scan, "a", scores)
+    assert predictor.judge(scan, "a", scores, quality=said.quality) == said
+    assert predictor.judge(scan, "a", scores, quality=FAIR).quality is FAIR
+
+
 def test_numbers_that_are_not_finite_are_no_result(model_file: Path) -> None:
     predictor = Predictor(open_bundle(model_file), BrokenEngine())
     with pytest.raises(ModelFileError, match="not finite") as caught:

@@ -79,6 +79,10 @@ def main(args: list[str] | None = None) -> int:
         return 130
     except ModuleNotFoundError as error:
         return _fail(_missing_extra(error), "--json" in words)
+    except OSError as error:
+        if error.filename is not None:
+            raise  # no stream: a verb should have told of this file
+        return _fail(OctletError(f"the result cannot be written: {error.strerror}"), as_json=False)
 
 
 def _fail(error: OctletError, as_json: bool) -> int:

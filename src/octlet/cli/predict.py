@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -19,6 +19,7 @@ from octlet.core.files import write_text
 from octlet.core.image import Prepared
 from octlet.core.labels import LABELS, NOTICE
 from octlet.core.prediction import CSV_COLUMNS, UNCERTAIN, Prediction
+from octlet.core.quality import Quality, measure
 from octlet.runtime.choice import config_path, read_choice
 from octlet.runtime.engine import ENGINES
 from octlet.runtime.heatmap import write_overlay
@@ -29,6 +30,12 @@ if TYPE_CHECKING:  # imported where there is a volume: it takes time
 
 BATCH = 8  # scans prepared in memory at a time
 MOST_URGENT = 10  # B-scans of an eye that are printed
+
+
+class _Ready(NamedTuple):
+    scan: Scan
+    prepared: Prepared
+    quality: Quality
 
 
 @dataclass
@@ -165,24 +172,23 @@ def _progress(count: int) -> Iterator[int]:
         yield from shown
 
 
-def _prepare(
-    predictor: Predictor, batch: Sequence[Scan], files: ScanFiles
-) -> Iterator[tuple[Scan, Prepared]]:
+def _prepare(predictor: Predictor, batch: Sequence[Scan], files: ScanFiles) -> Iterator[_Ready]:
+    """Do what a scan needs no engine for: at the first batch that is still being loaded."""
     for scan in batch:
         try:
-            yield scan, predictor.prepare(scan.gray)
+            yield _Ready(scan, predictor.prepare(scan.gray), measure(scan.gray))
         except InputError as error:
             files.fail(scan.name, error)
 
 
 def _predict_batch(
-    predictor: Predictor, scans: Sequence[tuple[Scan, Prepared]], heatmap: Path | None, results: _Results
+    predictor: Predictor, scans: Sequence[_Ready], heatmap: Path | None, results: _Results
 ) -> None:
     if not scans:
         return
-    scores = predictor.score([prepared for _, prepared in scans])
-    for row, ((scan, _), cam, box) in enumerate(zip(scans, scores.cam, scores.boxes, strict=True)):
-        prediction = predictor.judge(scan.gray, scan.name, scores, row)
+    scores = predictor.score([each.prepared for each in scans])
+    for row, ((scan, _, quality), cam, box) in enumerate(zip(scans, scores.cam, scores.boxes, strict=True)):
+        prediction = predictor.judge(scan.gray, scan.name, scores, row, quality=quality)
         target = None if heatmap is None else heatmap / scan.heatmap
         if target is not None:
             _write_heatmap(target, scan, cam, predictor.size, box, prediction.label)

@@ -8,25 +8,32 @@ It is ONE zip archive of stored (uncompressed) entries, which any zip tool opens
     model.onnx      the network of the engine "onnxruntime"
     model.tflite    the network of the engine "litert", where the file carries one
 
-The archive has exactly one form (PKWARE APPNOTE 6.3.10, sections 4.3.7, 4.3.12 and 4.3.16): the manifest
-first, the rest by name, no extra fields, no comment, the date 1980-01-01. So the same contents are the same
-bytes, and a reader can demand every byte of the frame: a flipped bit anywhere in the file is found.
+The manifest comes first, the rest by name, in a frame of exactly one form (`octlet.core.archive`).
 """
 
 import dataclasses
 import hashlib
 import json
 import re
-import struct
 import types
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, get_args, get_origin, get_type_hints
 
+from octlet.core.archive import (
+    COPY,
+    MAX_BYTES,
+    MAX_ENTRIES,
+    MAX_MANIFEST,
+    NAME,
+    Entry,
+    directory,
+    headers,
+    read_frame,
+)
 from octlet.core.errors import ModelFileError
 from octlet.core.files import dump_json, replacing
 from octlet.core.image import RECIPE
@@ -36,13 +43,9 @@ from octlet.core.trust import Calibration, Prototypes, Thresholds, Trust
 SCHEMA = 1
 MANIFEST, CARD, GOLDEN = "manifest.json", "README.md", "golden.npz"
 ONNX, TFLITE = "model.onnx", "model.tflite"
-MAX_BYTES = 2**31 - 1  # of all entries: what 32-bit zip fields and an ONNX protobuf hold
-MAX_MANIFEST, MAX_ENTRIES, _CHUNK = 2**20, 16, 2**20
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no folder, no "..", no drive
+_BLOCK, _CACHED = 2**20, 2**16  # bytes in memory, and in the CPU's cache from one sum to the other
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "export the model again with this version of Octlet"
-_COPY = "copy or download the model file again"
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,6 @@ class Manifest:
         return Trust.of(self.calibration, self.thresholds, self.prototypes)
 
 
-class _Entry(NamedTuple):
-    name: str
-    crc: int
-    bytes: int
-
-
 @dataclass(frozen=True)
 class Bundle:
     """An opened model file: every byte of it was verified once; `read` verifies again what it returns."""
@@ -149,7 +146,7 @@ class Bundle:
             file.seek(self.offsets[name])
             data = file.read(record.bytes)
         if len(data) != record.bytes or _sha256(data) != record.sha256:
-            raise ModelFileError(f"{name} has changed since it was opened", path=self.path, remedy=_COPY)
+            raise ModelFileError(f"{name} has changed since it was opened", path=self.path, remedy=COPY)
         return data
 
 
@@ -160,13 +157,21 @@ def open_bundle(path: str | Path) -> Bundle:
         ModelFileError: missing, not a model file, truncated or damaged, over `MAX_BYTES`, of another schema,
             labels or preprocessing recipe, with a malformed manifest, or with an entry too many or too few.
     """
+    return open_network(path, None)[0]
+
+
+def open_network(path: str | Path, reads: str | None) -> tuple[Bundle, bytes | None]:
+    """Open a model file as `open_bundle` does and keep the entry that `manifest.engines[reads]` names.
+
+    So the largest entry is read and verified once, not twice. None where the file has no such engine.
+    """
     place = Path(path)
     if not place.is_file():
         rule = "not a file" if place.exists() else "no such model file"
         raise ModelFileError(rule, path=place, remedy="give the path of a model.octlet")
     try:
         with _opened(place) as file:
-            return _verified(file, place)
+            return _verified(file, place, reads)
     except ModelFileError as error:  # the checks below know the rule, not the place
         raise ModelFileError(error.rule, path=place, remedy=error.remedy) from error
 
@@ -181,38 +186,45 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise ModelFileError(rule, path=path, remedy="check its rights") from error
 
 
-def _verified(file: BinaryIO, path: Path) -> Bundle:
-    entries = _read_frame(file)
+def _verified(file: BinaryIO, path: Path, reads: str | None) -> tuple[Bundle, bytes | None]:
+    entries = read_frame(file)
     offsets = {entry.name: offset for entry, offset in entries.items()}
     if list(offsets) != [MANIFEST, *sorted(offsets.keys() - {MANIFEST})]:
         raise ModelFileError("its entries are not a model file's", remedy="give a model.octlet")
-    found: dict[str, FileRecord] = {}
-    for entry, offset in entries.items():
-        crc, sha256 = _digests(file, offset, entry.bytes)
-        if crc != entry.crc:
-            raise ModelFileError(f"{entry.name} is damaged", remedy=_COPY)
-        found[entry.name] = FileRecord(sha256, entry.bytes)
-    file.seek(offsets[MANIFEST])
-    manifest = parse_manifest(file.read(min(found.pop(MANIFEST).bytes, MAX_MANIFEST + 1)))
+    (first, begin), *others = entries.items()
+    text, _ = _intact(file, first, begin, keep=True)
+    manifest, network, found = parse_manifest(text), None, dict[str, FileRecord]()
+    wanted = None if reads not in manifest.engines else manifest.engines[reads].file
+    for entry, offset in others:
+        keep = entry.name == wanted
+        data, found[entry.name] = _intact(file, entry, offset, keep=keep)
+        network = data if keep else network
     _check_files(manifest, found)
-    return Bundle(path, manifest, types.MappingProxyType(offsets))
+    return Bundle(path, manifest, types.MappingProxyType(offsets)), network
 
 
-def _digests(file: BinaryIO, offset: int, size: int) -> tuple[int, str]:
-    crc, sha256 = 0, hashlib.sha256()
+def _intact(file: BinaryIO, entry: Entry, offset: int, *, keep: bool) -> tuple[bytes, FileRecord]:
+    """Return an entry's bytes, where they are to be kept, and what they are."""
+    crc, sha256, left, data = 0, hashlib.sha256(), entry.bytes, b""
     file.seek(offset)
-    while size > 0 and (chunk := file.read(min(size, _CHUNK))):
-        crc, size = zlib.crc32(chunk, crc), size - len(chunk)
-        sha256.update(chunk)
-    return crc, sha256.hexdigest()
+    while left > 0 and (data := file.read(left if keep else min(left, _BLOCK))):
+        left -= len(data)
+        view = memoryview(data)
+        for begin in range(0, len(data), _CACHED):
+            chunk = view[begin : begin + _CACHED]
+            crc = zlib.crc32(chunk, crc)
+            sha256.update(chunk)
+    if crc != entry.crc:
+        raise ModelFileError(f"{entry.name} is damaged", remedy=COPY)
+    return data, FileRecord(sha256.hexdigest(), entry.bytes)
 
 
 def _check_files(manifest: Manifest, found: Mapping[str, FileRecord]) -> None:
     if odd := sorted(manifest.files.keys() ^ found.keys()):
-        raise ModelFileError(f"an entry is missing or not in the manifest: {', '.join(odd)}", remedy=_COPY)
+        raise ModelFileError(f"an entry is missing or not in the manifest: {', '.join(odd)}", remedy=COPY)
     for name, record in found.items():
         if manifest.files[name] != record:
-            raise ModelFileError(f"{name} does not have the SHA-256 that the manifest states", remedy=_COPY)
+            raise ModelFileError(f"{name} does not have the SHA-256 that the manifest states", remedy=COPY)
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -228,98 +240,17 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     complete = dataclasses.replace(manifest, files=records)
     contents = {MANIFEST: dump_json(dataclasses.asdict(complete)).encode(), **contents}
     parse_manifest(contents[MANIFEST])
-    entries = [_Entry(name, zlib.crc32(data), len(data)) for name, data in contents.items()]
+    entries = [Entry(name, zlib.crc32(data), len(data)) for name, data in contents.items()]
     with replacing(path) as temporary, temporary.open("wb") as file:
-        for header, data in zip(_headers(entries), contents.values(), strict=True):
+        for header, data in zip(headers(entries), contents.values(), strict=True):
             file.write(header)
             file.write(data)
-        file.write(_directory(entries))
+        file.write(directory(entries))
     return complete
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-# The archive's frame ----------------------------------------------------------------------------------
-
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_LONGEST_DIRECTORY = MAX_ENTRIES * (_CENTRAL.size + 64)
-_VERSION, _MADE_ON_UNIX, _DATE_1980, _MODE_0644 = 20, 3 << 8, 0x21, 0o100644 << 16
-
-
-def _headers(entries: Sequence[_Entry]) -> Iterator[bytes]:
-    for name, crc, size in entries:
-        fixed = _LOCAL.pack(b"PK\3\4", _VERSION, 0, 0, 0, _DATE_1980, crc, size, size, len(name), 0)
-        yield fixed + name.encode("ascii")
-
-
-def _starts(entries: Sequence[_Entry]) -> list[int]:
-    """Return where each entry's header stands, and after them where the directory does."""
-    return list(accumulate((_LOCAL.size + len(e.name) + e.bytes for e in entries), initial=0))
-
-
-def _directory(entries: Sequence[_Entry]) -> bytes:
-    starts = _starts(entries)
-    records = b""
-    for (name, crc, size), start in zip(entries, starts[:-1], strict=True):
-        stamp = (_VERSION | _MADE_ON_UNIX, _VERSION, 0, 0, 0, _DATE_1980)
-        tail = (len(name), 0, 0, 0, 0, _MODE_0644, start)
-        records += _CENTRAL.pack(b"PK\1\2", *stamp, crc, size, size, *tail) + name.encode("ascii")
-    n = len(entries)
-    return records + _END.pack(b"PK\5\6", 0, 0, n, n, len(records), starts[-1], 0)
-
-
-def _read_frame(file: BinaryIO) -> dict[_Entry, int]:
-    """Return each entry and where its data begin.
-
-    Raises ModelFileError unless the frame is, byte for byte, the one that is written for these entries.
-    """
-    size = file.seek(0, 2)
-    file.seek(0)
-    if file.read(4) != b"PK\3\4":
-        rule = "not a model file" if size else "the file is empty"
-        raise ModelFileError(rule, remedy="give the model.octlet that 'octlet export' wrote")
-    if size > MAX_BYTES + MAX_MANIFEST:
-        raise ModelFileError(f"has {size} bytes, over the limit of {MAX_BYTES}", remedy="give a model.octlet")
-    damaged = ModelFileError("is cut short or damaged", remedy=_COPY)
-    file.seek(max(size - _END.size, 0))
-    tail = file.read()
-    if len(tail) != _END.size or not tail.startswith(b"PK\5\6"):
-        raise damaged
-    count, length, start = _END.unpack(tail)[4:7]
-    if count > MAX_ENTRIES or length > _LONGEST_DIRECTORY or start + length + _END.size != size:
-        raise damaged
-    file.seek(start)
-    records = file.read()
-    entries = _parse_directory(records, count)
-    if entries is None or _starts(entries)[-1] != start or _directory(entries) != records:
-        raise damaged
-    offsets = {}
-    for entry, header, begin in zip(entries, _headers(entries), _starts(entries)[:-1], strict=True):
-        file.seek(begin)
-        if file.read(len(header)) != header:
-            raise damaged
-        offsets[entry] = begin + len(header)
-    return offsets
-
-
-def _parse_directory(records: bytes, count: int) -> list[_Entry] | None:
-    entries: dict[str, _Entry] = {}
-    position = 0
-    for _ in range(count):
-        if position + _CENTRAL.size > len(records):
-            return None
-        crc, _, size, length = _CENTRAL.unpack_from(records, position)[7:11]
-        begin = position + _CENTRAL.size
-        position = begin + length
-        name = records[begin:position].decode("latin-1")
-        if not _NAME.fullmatch(name) or name in entries:
-            return None
-        entries[name] = _Entry(name, crc, size)
-    return list(entries.values())
 
 
 # The manifest -----------------------------------------------------------------------------------------
@@ -336,7 +267,7 @@ def parse_manifest(text: bytes) -> Manifest:
         plain = json.loads(text)
         canonical = dump_json(plain).encode()
     except (ValueError, RecursionError) as error:
-        raise ModelFileError("the manifest is not JSON", remedy=_COPY) from error
+        raise ModelFileError("the manifest is not JSON", remedy=COPY) from error
     if not isinstance(plain, dict) or type(plain.get("schema")) is not int:
         raise ModelFileError("the manifest states no schema", remedy="give a model.octlet")
     if plain["schema"] != SCHEMA:
@@ -382,7 +313,7 @@ def _check_manifest(manifest: Manifest) -> None:
     shares = (golden.share, golden.logits, golden.cam, golden.embedding)
     needed = {CARD, GOLDEN, *(engine.file for engine in manifest.engines.values())}
     one_line = 0 < len(manifest.name) <= 100 and manifest.name.isprintable()
-    well_formed = all(_NAME.fullmatch(name) and _SHA256.fullmatch(files[name].sha256) for name in files)
+    well_formed = all(NAME.fullmatch(name) and _SHA256.fullmatch(files[name].sha256) for name in files)
     rules = {
         f"its labels are not {', '.join(LABELS)}": manifest.labels == LABELS,
         "its preprocessing is not this version's": manifest.preprocessing.recipe == RECIPE,

@@ -55,7 +55,7 @@ def own_wheel(folder: Path, extras: Sequence[str]) -> Path:
     info = f"octlet-{installed.version}.dist-info"
     contents = {f"octlet/{name}": data for name, data in _files_of(files("octlet"))}
     contents[f"{info}/METADATA"] = (installed.read_text("METADATA") or "").encode()
-    contents[f"{info}/entry_points.txt"] = b"[console_scripts]\noctlet = octlet.cli.main:main\n"
+    contents[f"{info}/entry_points.txt"] = b"[console_scripts]\noctlet = octlet.__main__:run\n"
     contents[f"{info}/WHEEL"] = _WHEEL.encode()
     if licence := installed.read_text("licenses/LICENSE"):
         contents[f"{info}/licenses/LICENSE"] = licence.encode()

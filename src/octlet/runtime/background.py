@@ -21,16 +21,15 @@ class BackgroundEngine:
 
     def __init__(self, name: str, load: Callable[[], Engine]) -> None:
         self.name = name
-        self._load = load
         self._engine: Engine | None = None
         self._fault: BaseException | None = None
         # no daemon: a process that ends while native code is at work in one is aborted
-        self._thread = threading.Thread(target=self._work)
+        self._thread = threading.Thread(target=self._work, args=(load,))
         self._thread.start()
 
-    def _work(self) -> None:
+    def _work(self, load: Callable[[], Engine]) -> None:
         try:
-            self._engine = self._load()
+            self._engine = load()
         except BaseException as fault:  # noqa: BLE001 - it is raised again where somebody listens
             self._fault = fault
 

@@ -139,17 +139,34 @@ def load_engine(bundle: Bundle, name: str = DEFAULT, threads: int | None = None)
         UsageError: no such engine, one that is not installed, or `threads` under 1.
         ModelFileError: the file holds nothing for this engine, or a network that it cannot compute.
     """
+    return loader(bundle, name, threads)()
+
+
+def loader(
+    bundle: Bundle, name: str = DEFAULT, threads: int | None = None, *, network: bytes | None = None
+) -> Callable[[], Engine]:
+    """Return what loads the network: the engine is imported and the entry is read, the rest is its own work.
+
+    So the call may go on in another thread: an import there would take the interpreter from this one.
+    `network` is the engine's entry, where it has been read. Raises what `load_engine` raises, but that the
+    engine cannot compute the network: the call raises that.
+    """
     entry = entry_for(bundle, name)
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads", remedy="give 1 or more")
     module = importlib.import_module(f"octlet.runtime.engines.{name}")
-    try:
-        engine: Engine = module.load(
-            bundle.read(entry.file), bundle.manifest.preprocessing.size, threads or os.cpu_count() or 1
-        )
-    except ModelFileError as error:
-        raise ModelFileError(error.rule, path=bundle.path, remedy=error.remedy) from error
-    return engine
+    importlib.import_module(ENGINES[name].package)  # after the module above, which sets its environment
+    size = bundle.manifest.preprocessing.size
+    content = bundle.read(entry.file) if network is None else network
+
+    def load() -> Engine:
+        try:
+            engine: Engine = module.load(content, size, threads or os.cpu_count() or 1)
+        except ModelFileError as error:
+            raise ModelFileError(error.rule, path=bundle.path, remedy=error.remedy) from error
+        return engine
+
+    return load
 
 
 def entry_for(bundle: Bundle, name: str) -> EngineFile:

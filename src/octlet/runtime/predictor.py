@@ -1,6 +1,6 @@
 """From gray scans to probabilities with a model file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octlet.core.bundle import Bundle, open_bundle
+from octlet.core.bundle import Bundle, open_network
 from octlet.core.errors import InputError, ModelFileError
 from octlet.core.files import sha256_of
 from octlet.core.image import Gray, Prepared, normalise, prepare
 from octlet.core.prediction import Prediction
-from octlet.core.quality import measure
+from octlet.core.quality import Quality, measure
 from octlet.runtime.background import BackgroundEngine
-from octlet.runtime.engine import Engine, Outputs, entry_for, load_engine
+from octlet.runtime.engine import ENGINES, Engine, Outputs, loader
 
 Box = tuple[int, int, int, int]
 
@@ -59,8 +59,8 @@ class Predictor:
         cls, path: str | Path, *, engine: str = "onnxruntime", threads: int | None = None
     ) -> "Predictor":
         """Open a model file; raises what `open_bundle` and `load_engine` raise."""
-        bundle = open_bundle(path)
-        return cls(bundle, load_engine(bundle, engine, threads))
+        bundle, load = _opened(path, engine, threads)
+        return cls(bundle, load())
 
     @classmethod
     def opening(
@@ -68,12 +68,11 @@ class Predictor:
     ) -> "Predictor":
         """Open a model file, and load its engine while the first scan is read.
 
-        Raises what `open_bundle` and `entry_for` raise. That the engine cannot load the network comes out at
+        Raises what `open_bundle` and `loader` raise. That the engine cannot compute the network comes out at
         the first computation.
         """
-        bundle = open_bundle(path)
-        entry_for(bundle, engine)
-        return cls(bundle, BackgroundEngine(engine, lambda: load_engine(bundle, engine, threads)))
+        bundle, load = _opened(path, engine, threads)
+        return cls(bundle, BackgroundEngine(engine, load))
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -128,13 +127,15 @@ class Predictor:
         distances = self.trust.distances(outputs.embedding)
         return Scores(outputs.logits, probabilities, distances, outputs.cam, boxes)
 
-    def judge(self, gray: Gray, name: str, scores: Scores, row: int = 0) -> Prediction:
+    def judge(
+        self, gray: Gray, name: str, scores: Scores, row: int = 0, *, quality: Quality | None = None
+    ) -> Prediction:
         """Say what the scores in a row, those of this scan, amount to: a class, a doubt or a refusal.
 
         A scan that cannot be judged by anyone is refused whatever the model is; one that the model does not
-        know only where the model file holds prototypes.
+        know only where the model file holds prototypes. `quality`: the scan's, if measured before.
         """
-        probabilities, quality = scores.probabilities[row], measure(gray)
+        probabilities, quality = scores.probabilities[row], quality or measure(gray)
         if self.trust is None or scores.distances is None:
             return Prediction.of(name, probabilities, quality)
         return Prediction.of(
@@ -160,6 +161,11 @@ class Predictor:
             self.judge(gray, name, scores, row)
             for row, (gray, name) in enumerate(zip(grays, names, strict=True))
         ]
+
+
+def _opened(path: str | Path, engine: str, threads: int | None) -> tuple[Bundle, Callable[[], Engine]]:
+    bundle, network = open_network(path, ENGINES[engine].reads if engine in ENGINES else None)
+    return bundle, loader(bundle, engine, threads, network=network)
 
 
 def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:

@@ -12,9 +12,8 @@ import zipfile
 from pathlib import Path
 
 COMMAND = """#!{home}/bin/python -I
-import sys
-from octlet.cli.main import main
-sys.exit(main())
+from octlet.__main__ import run
+run()
 """
 
 
