@@ -20,6 +20,7 @@ from octlet.core.image import MAX_BYTES
 from octlet.core.labels import LABELS, NOTICE, URGENCY
 from octlet.core.prediction import CSV_COLUMNS
 from octlet.data.phantom import simulate
+from octlet.runtime import shipped
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +145,21 @@ def test_single_faults(
         assert rule in json.loads(out)["errors"][0]["message"]
 
 
-def test_the_model_file_is_named_or_in_the_environment(
+def test_the_model_file_is_named_or_in_the_environment_or_came_with_octlet(
     model_file: Path, one: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("OCTLET_MODEL", raising=False)
-    code, _, err = run(capsys, "predict", one)
-    assert code == 2
-    assert "OCTLET_MODEL" in err
+    monkeypatch.setattr(shipped, "SHIPPED", model_file.with_name("absent.octlet"))
+    for verb in (["predict", one], ["verify"]):
+        code, _, err = run(capsys, *verb)
+        assert code == 2
+        assert "OCTLET_MODEL" in err
+    monkeypatch.setattr(shipped, "SHIPPED", model_file)
+    assert run(capsys, "verify")[0] == 0
+    code, out, _ = run(capsys, "predict", one, "--json")
+    assert code == 0
+    assert json.loads(out)["model"]["name"] == "tiny"
+    monkeypatch.setattr(shipped, "SHIPPED", model_file.with_name("absent.octlet"))
     monkeypatch.setenv("OCTLET_MODEL", str(model_file))
     assert run(capsys, "predict", one)[0] == 0
     code, out, err = run(capsys, "predict", "-m", one, one, "--json")
@@ -274,7 +283,7 @@ print(*sys.modules)
     rooms = {name for name in imported if name.startswith("octlet.") and name.count(".") == 1}
     assert rooms == {"octlet.cli", "octlet.clinical", "octlet.core", "octlet.runtime"}
     verbs = {name.rpartition(".")[2] for name in imported if name.startswith("octlet.cli.")}
-    assert verbs == {"main", "predict", "scans", "ui"}
+    assert verbs == {"main", "options", "predict", "scans", "ui"}
     readers = {name.rpartition(".")[2] for name in imported if name.startswith("octlet.clinical.")}
     assert readers == {"read", "volume"}
 

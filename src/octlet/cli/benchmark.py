@@ -5,6 +5,7 @@ from shlex import quote
 
 import click
 
+from octlet.cli.options import model_argument
 from octlet.cli.ui import bar, json_option, next_step, print_json, say, table
 from octlet.core.bundle import open_bundle
 from octlet.core.errors import UsageError
@@ -29,7 +30,7 @@ _HEADERS = (
 
 
 @click.command()
-@click.argument("model", envvar="OCTLET_MODEL", type=click.Path(path_type=Path))
+@model_argument
 @click.option(
     "--engine",
     "engines",

@@ -9,6 +9,7 @@ import click
 from octlet.cli.ui import json_option, next_step, print_json, say, table
 from octlet.runtime.choice import config_path
 from octlet.runtime.doctor import FAULT, OK, Diagnosis, Finding, examine
+from octlet.runtime.shipped import SHIPPED
 
 
 @click.command()
@@ -19,12 +20,13 @@ def command(models: tuple[Path, ...], as_json: bool) -> int:
 
     Looks at the CPU, its temperature and its power, at the engines that are installed, at the engine that you
     have chosen, and at each MODEL file: is it whole, and does every engine compute from it here what the
-    exporting machine did? Without a MODEL the file of the environment variable OCTLET_MODEL is taken.
+    exporting machine did? Without a MODEL the file of the environment variable OCTLET_MODEL is taken, or the
+    one that comes with Octlet.
 
     The exit code is 0 if nothing is wrong, else that of the worst fault: 1 the machine or an engine, 2 a
     setting, 4 an invalid model file, 5 a model file that computes something else here.
     """
-    named = os.environ.get("OCTLET_MODEL")
+    named = os.environ.get("OCTLET_MODEL", SHIPPED if SHIPPED.is_file() else "")
     if not models and named:
         models = (Path(named),)
     diagnosis = examine(models, config_path(), progress=say)

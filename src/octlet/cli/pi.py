@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from octlet.cli.options import model_argument
 from octlet.cli.ui import bar, json_option, next_step, print_json, say, table
 from octlet.core.bundle import open_bundle
 from octlet.core.errors import UsageError
@@ -55,7 +56,7 @@ def _contents_options(function: F) -> F:
 
 
 @command.command()
-@click.argument("model", envvar="OCTLET_MODEL", type=click.Path(path_type=Path))
+@model_argument
 @click.option("--python", required=True, type=click.Choice(list(GLIBC)), help="Of the device: 'python3 -V'.")
 @click.option(
     "--machine",

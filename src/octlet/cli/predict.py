@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from octlet.cli.options import chosen, engine_option, model_option, threads_option
 from octlet.cli.scans import Scan, ScanFiles
 from octlet.cli.ui import json_option, next_step, print_json, say, table
 from octlet.core.errors import InputError, UsageError
@@ -20,8 +21,6 @@ from octlet.core.image import Prepared
 from octlet.core.labels import LABELS, NOTICE
 from octlet.core.prediction import CSV_COLUMNS, UNCERTAIN, Prediction
 from octlet.core.quality import Quality, measure
-from octlet.runtime.choice import config_path, read_choice
-from octlet.runtime.engine import ENGINES
 from octlet.runtime.heatmap import write_overlay
 from octlet.runtime.predictor import Box, Predictor
 
@@ -63,7 +62,7 @@ class _Results:
 
 
 @click.command()
-@click.option("-m", "--model", envvar="OCTLET_MODEL", type=click.Path(path_type=Path), help="Model file.")
+@model_option
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the predictions as CSV.")
 @click.option(
@@ -83,11 +82,11 @@ class _Results:
     metavar="N",
     help="B-scans of each eye's volumes to print.",
 )
-@click.option("--engine", type=click.Choice(list(ENGINES)), help="What computes; your choice if not given.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; your choice if not given.")
+@engine_option
+@threads_option
 @json_option
 def command(
-    model: Path | None,
+    model: Path,
     paths: tuple[Path, ...],
     csv_file: Path | None,
     heatmap: Path | None,
@@ -108,11 +107,10 @@ def command(
     needs pip install "octlet[clinical]". No patient's name or date is ever shown or written; the names of
     files are, unless --pseudonym is given.
 
-    The model file is that of --model or of the environment variable OCTLET_MODEL. Engine and threads are
-    those that 'octlet benchmark --choose' has kept, or ONNX Runtime on every CPU.
+    The model file is that of --model, or of the environment variable OCTLET_MODEL, or the one that comes
+    with Octlet. Engine and threads are those that 'octlet benchmark --choose' has kept, or ONNX Runtime on
+    every CPU.
     """
-    if model is None:
-        raise UsageError("no model file is named", remedy="give -m model.octlet, or set OCTLET_MODEL")
     _check_outputs(paths, csv_file, heatmap)
     predictor = _open(model, engine, threads)
     results = _predict(predictor, ScanFiles(paths, _salt(pseudonym)), heatmap)
@@ -143,9 +141,8 @@ def _check_outputs(paths: Sequence[Path], csv_file: Path | None, heatmap: Path |
 
 
 def _open(model: Path, engine: str | None, threads: int | None) -> Predictor:
-    """Open a model file with what the command line says, and for the rest what the user has chosen."""
-    choice = read_choice(config_path())
-    return Predictor.opening(model, engine=engine or choice.engine, threads=threads or choice.threads or None)
+    choice = chosen(engine, threads)
+    return Predictor.opening(model, engine=choice.engine, threads=choice.threads or None)
 
 
 def _salt(pseudonym: Path | None) -> bytes | None:

@@ -8,6 +8,7 @@ from shlex import quote
 
 import click
 
+from octlet.cli.options import chosen, engine_option, model_option, threads_option
 from octlet.cli.scans import Scan, ScanFiles
 from octlet.cli.ui import json_option, next_step, print_json, say
 from octlet.clinical.eye import JudgedVolume, eye_of, eyes_of
@@ -19,8 +20,6 @@ from octlet.core.prediction import Prediction
 from octlet.report.eye import Eye, Seen, look, pressing
 from octlet.report.facts import facts_of
 from octlet.report.page import page
-from octlet.runtime.choice import config_path, read_choice
-from octlet.runtime.engine import ENGINES
 from octlet.runtime.heatmap import overlay_names
 from octlet.runtime.predictor import Predictor
 
@@ -28,7 +27,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("-m", "--model", envvar="OCTLET_MODEL", type=_PATH, help="Model file.")
+@model_option
 @click.argument("paths", nargs=-1, required=True, type=_PATH, metavar="PATH...")
 @click.option("--out", type=_PATH, required=True, metavar="DIR", help="Where the pages go.")
 @click.option("--by-folder", is_flag=True, help="Take the images of a folder for those of one eye.")
@@ -40,11 +39,11 @@ _PATH = click.Path(path_type=Path)
     metavar="SALT_FILE",
     help="Name eyes by a salted hash of the patient's ID, not by files.",
 )
-@click.option("--engine", type=click.Choice(list(ENGINES)), help="What computes; your choice if not given.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; your choice if not given.")
+@engine_option
+@threads_option
 @json_option
 def command(
-    model: Path | None,
+    model: Path,
     paths: tuple[Path, ...],
     out: Path,
     by_folder: bool,
@@ -65,16 +64,12 @@ def command(
     what cannot be ruled out, quality, the model and its known performance. Without --date the same scans give
     the same bytes. No patient's name is on it unless it is in the file's name or in --title.
     """
-    if model is None:
-        raise UsageError("no model file is named", remedy="give -m model.octlet, or set OCTLET_MODEL")
     if out.exists() and not out.is_dir():
         raise UsageError("--out takes a folder", path=out)
     day = _day(date)
     salt = None if pseudonym is None else read_salt(pseudonym)
-    choice = read_choice(config_path())
-    predictor = Predictor.open(
-        model, engine=engine or choice.engine, threads=threads or choice.threads or None
-    )
+    choice = chosen(engine, threads)
+    predictor = Predictor.open(model, engine=choice.engine, threads=choice.threads or None)
     found = _Found(ScanFiles(paths, salt), by_folder)
     for index in range(len(found.files.files)):
         for scan in found.files.read(index):

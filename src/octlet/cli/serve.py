@@ -6,17 +6,16 @@ from pathlib import Path
 
 import click
 
+from octlet.cli.options import chosen, engine_option, model_option, threads_option
 from octlet.cli.ui import json_option, next_step, print_json, say
 from octlet.core.errors import UsageError
 from octlet.core.labels import NOTICE
-from octlet.runtime.choice import config_path, read_choice
-from octlet.runtime.engine import ENGINES
 from octlet.runtime.predictor import Predictor
 from octlet.runtime.verify import verified
 
 
 @click.command()
-@click.option("-m", "--model", envvar="OCTLET_MODEL", type=click.Path(path_type=Path), help="Model file.")
+@model_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
@@ -52,11 +51,11 @@ from octlet.runtime.verify import verified
     metavar="N",
     help="Waiting scans to compute at once; what is faster if not given.",
 )
-@click.option("--engine", type=click.Choice(list(ENGINES)), help="What computes; your choice if not given.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; your choice if not given.")
+@engine_option
+@threads_option
 @json_option
 def command(
-    model: Path | None,
+    model: Path,
     host: str,
     port: int,
     token_file: Path | None,
@@ -78,8 +77,6 @@ def command(
     done, /api/openapi.json the rest. The model file is verified first; if this machine computes something
     else than the exporting one did, the exit code is 5. SIGTERM and Ctrl-C finish what was accepted.
     """
-    if model is None:
-        raise UsageError("no model file is named", remedy="give -m model.octlet, or set OCTLET_MODEL")
     _need_extra()
     from octlet.serve.app import App
     from octlet.serve.batch import worth
@@ -87,12 +84,12 @@ def command(
     from octlet.serve.server import bind, read_token, serve, url_of
 
     token = read_token(token_file, os.environ.get("OCTLET_TOKEN"))
-    choice = read_choice(config_path())
-    engine, threads = engine or choice.engine, threads or choice.threads or os.cpu_count() or 1
+    choice = chosen(engine, threads)
+    at_work = choice.threads or os.cpu_count() or 1
     with bind(host, port, token=token is not None) as bound:
         say(f"verifying {model}")
-        predictor = verified(Predictor.open(model, engine=engine, threads=threads))
-        at_once = batch or worth(engine, threads)
+        predictor = verified(Predictor.open(model, engine=choice.engine, threads=at_work))
+        at_once = batch or worth(choice.engine, at_work)
         limits = Limits(upload=max_upload * 1_000_000, seconds=timeout, waiting=queue, batch=at_once)
         app = App(predictor, limits=limits, token=token, log=say)
         serve(app, bound, lambda: _tell(predictor, url_of(bound), token is not None, as_json))

@@ -5,17 +5,18 @@ from shlex import quote
 
 import click
 
+from octlet.cli.options import model_argument
 from octlet.cli.ui import json_option, next_step, print_json, say, table
 from octlet.core.errors import GateError
 from octlet.runtime.verify import verify
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@model_argument
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all if not given.")
 @json_option
 def command(model: Path, threads: int | None, as_json: bool) -> int:
-    """Replay a model file's golden vectors on this machine.
+    """Replay a model file's golden vectors on this machine; without MODEL, of the one that comes with Octlet.
 
     Exit code 4: the file is damaged. 5: it is whole, but this machine computes something else from it than
     the machine that exported it.

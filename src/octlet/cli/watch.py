@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 
+from octlet.cli.options import chosen, engine_option, model_option, threads_option
 from octlet.cli.ui import next_step, say
 from octlet.core.errors import InputError, OctletError, UsageError
 from octlet.core.labels import NOTICE
-from octlet.runtime.choice import config_path, read_choice
-from octlet.runtime.engine import ENGINES
 from octlet.runtime.predictor import Predictor
 from octlet.runtime.verify import verified
 from octlet.watch.command import Alerts, parse_command
@@ -29,7 +28,7 @@ _D = Settings()
 
 
 @click.command()
-@click.option("-m", "--model", envvar="OCTLET_MODEL", type=_PATH, help="Model file.")
+@model_option
 @click.argument("folder", type=_PATH, metavar="DIR")
 @click.option("--csv", "csv_file", type=_PATH, help="Append results to this file.")
 @click.option("--out", type=_PATH, metavar="DIR", help="Write results as JSON into this folder.")
@@ -50,10 +49,10 @@ _D = Settings()
               help="Until a file that cannot be decoded is told unreadable.")  # fmt: skip
 @click.option("--journal", type=_PATH, metavar="FILE", help="On a local disk; one for each DIR if not given.")
 @click.option("--show-names", is_flag=True, help="Tell files' names on stdout and stderr, too.")
-@click.option("--engine", type=click.Choice(list(ENGINES)), help="What computes; your choice if not given.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; your choice if not given.")
+@engine_option
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
-def command(model: Path | None, folder: Path, **options: Any) -> int:
+def command(model: Path, folder: Path, **options: Any) -> int:
     """Predict what a scanner exports into a folder, each scan once, urgent ones first.
 
     Images and volumes are taken as by 'octlet predict', once they have not changed between two looks. A
@@ -68,8 +67,6 @@ def command(model: Path | None, folder: Path, **options: Any) -> int:
     Ctrl-C end it after the scan that is being predicted. With --once the exit code is 3 where a file could
     not be read, and 1 where a command failed.
     """
-    if model is None:
-        raise UsageError("no model file is named", remedy="give -m model.octlet, or set OCTLET_MODEL")
     if not folder.is_dir():
         raise InputError(
             "no such folder", path=folder, remedy="give the folder that the scanner exports into"
@@ -91,11 +88,10 @@ def _watcher(model: Path, folder: Path, options: dict[str, Any], tell: Tell) -> 
     """Put together what watches; everything that can be refused is refused here, before the first scan."""
     words = parse_command(options["on_urgent"]) if options["on_urgent"] else None
     sink = _sink(folder, options["csv_file"], options["out"])
-    choice = read_choice(config_path())
-    engine, threads = options["engine"] or choice.engine, options["threads"] or choice.threads or None
+    choice = chosen(options["engine"], options["threads"])
     place = options["journal"] or _default_journal(folder)
     say(f"verifying {model}")
-    predictor = verified(Predictor.open(model, engine=engine, threads=threads))
+    predictor = verified(Predictor.open(model, engine=choice.engine, threads=choice.threads or None))
     journal = Journal(place.absolute(), folder)
     names = ("interval", "settle", "deadline", "subfolders", "new_only")
     settings = Settings(**{name: options[name] for name in names})
