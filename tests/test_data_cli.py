@@ -92,6 +92,8 @@ def test_folds_and_keep_given(scans: Path, tmp_path: Path, capsys: pytest.Captur
     kept = read_split(tmp_path / "k.csv")
     assert {row.path.partition("/")[0] for row in kept if row.split == "test"} == {"test"}
     assert "in the given test split" in capsys.readouterr().out
+    assert main(["data", "split", str(index), "--given", "--out", str(tmp_path / "g.csv")]) == 3
+    assert "no scan has the given split 'val'" in capsys.readouterr().err  # as it is
 
 
 @pytest.mark.parametrize("words", [["--folds", "3", "--test", "0.2"], ["--folds", "3", "--keep-given"]])

@@ -1,6 +1,7 @@
 """octlet.data.duplicates: the fast search against all pairs, the components against scipy."""
 
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,6 +148,34 @@ def test_a_collision_of_hashes_is_no_near_duplicate(tmp_path: Path) -> None:
     assert len(candidates(alike)) == 8 * 7 / 2  # of 9 files, two are the same bytes
     found = {(pair.a, pair.b) for pair in near_duplicates(tmp_path, alike)}
     assert found == {(pair.a, pair.b) for pair in near_duplicates(tmp_path, records)}
+
+
+def test_each_candidate_is_read_once_however_many_it_meets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_copies(tmp_path)
+    records, _ = build_index(open_source(tmp_path))
+    alike = [replace(record, dhash="0" * 64) for record in records[:-1]] + records[-1:]
+    read: list[str] = []
+    counted: list[int] = []
+
+    def reading(root: Path, path: str) -> NDArray[np.uint8]:
+        read.append(path)
+        return whole(root, path)
+
+    def counting(numbers: Iterable[int]) -> Iterator[int]:
+        for number in numbers:
+            counted.append(number)
+            yield number
+
+    whole = duplicates.read_pixels
+    monkeypatch.setattr(duplicates, "read_pixels", reading)
+    near_duplicates(tmp_path, alike, counting)
+    close = candidates(alike)
+    assert len(close) > 20
+    assert sorted(read) == sorted({record.path for pair in close for record in pair[:2]})
+    assert counted == list(range(len(read)))
+    assert alike[-1].path not in read
 
 
 def test_identical_files_are_compared_once() -> None:

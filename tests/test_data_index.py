@@ -3,7 +3,9 @@
 import hashlib
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from PIL import Image
 
 from octlet.core.errors import InputError
 from octlet.core.labels import LABELS
-from octlet.data.index import Record, build_index, dhash, read_index, write_index
+from octlet.data import index
+from octlet.data.index import Record, Unreadable, build_index, dhash, read_index, write_index
 from octlet.data.source import Item, Source, open_source
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -82,6 +85,32 @@ def test_an_index_measures_every_scan(tmp_path: Path) -> None:
     assert (record.label, record.width, record.height) == ("DME", 48, 37)
     data = (tmp_path / record.path).read_bytes()
     assert record.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_stop_does_not_wait_for_what_is_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, going_on = [], threading.Event()
+
+    def slow(_root: Path, item: Item) -> Unreadable:
+        started.append(item)
+        going_on.wait(60)
+        return Unreadable(item.path, "CNV", "1", "", "never read")
+
+    def stop(_numbers: Iterable[int]) -> Iterator[int]:
+        raise KeyboardInterrupt
+        yield
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            going_on.set()
+            super().shutdown()
+
+    monkeypatch.setattr(index, "_measure", slow)
+    monkeypatch.setattr(index, "ThreadPoolExecutor", Pool)
+    items = tuple(Item(f"{k}.png", "CNV", "1", "") for k in range(500))
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Source(tmp_path, items), stop)
+    assert len(started) <= (os.cpu_count() or 1)
 
 
 def test_npz_scans_are_known_by_their_pixels(tmp_path: Path) -> None:

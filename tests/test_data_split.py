@@ -187,6 +187,67 @@ def test_a_copy_of_a_given_test_scan_takes_its_whole_patient_out_of_training() -
     assert all(row.split in ("train", "val") for row in rows[3:])
 
 
+def test_a_given_test_set_stays_whole_whatever_its_labels() -> None:
+    records = [replace(item, split="train", patient=str(k)) for k, item in enumerate(cohort(12))]
+    for k, (split, label) in enumerate([("test", "CNV"), ("train", "DME"), ("test", "DRUSEN")]):
+        records[k] = replace(records[k], split=split, label=label, sha256=records[0].sha256)
+    rows = make_split(records, keep_given=True, val=0.2)
+    assert [(row.split, row.reason) for row in rows[:3]] == [
+        ("test", ""),
+        ("quarantine", "same bytes labelled CNV and DME and DRUSEN"),
+        ("test", ""),
+    ]
+    check_leaks(rows)
+
+
+GIVEN = RECORDS.flatmap(
+    lambda records: st.lists(
+        st.sampled_from(["train", "val", "test", ""]), min_size=len(records), max_size=len(records)
+    ).map(lambda splits: [replace(item, split=split) for item, split in zip(records, splits, strict=True)])
+).filter(lambda records: {"train", "val", "test"} <= {item.split for item in records})
+
+
+@settings(max_examples=60)
+@given(GIVEN)
+def test_given_sets_are_kept_but_for_what_crosses_them(records: list[Record]) -> None:
+    rows = make_split(records, given=True)
+    check_leaks(rows)
+    groups = patient_groups(records, near=())
+    rank = {"test": 0, "val": 1, "train": 2, "": 3}
+    first: dict[str, int] = {}
+    labels_of: dict[str, set[str]] = {}
+    for item in records:
+        group = groups[item.patient]
+        first[group] = min(first.get(group, 3), rank[item.split])
+        labels_of.setdefault(item.sha256, set()).add(item.label)
+    for item, row in zip(records, rows, strict=True):
+        stays = rank[item.split] == first[groups[item.patient]] and len(labels_of[item.sha256]) == 1
+        if item.split and (stays or item.split == "test"):
+            assert (row.split, row.reason) == (item.split, "")
+        else:
+            assert row.split == "quarantine"
+            assert row.reason
+
+
+def test_near_duplicates_and_lone_scans_of_given_sets() -> None:
+    splits = ["train", "val", "test", "", "train"]
+    records = [record(k, "CNV", f"p{k}", split=split) for k, split in enumerate(splits)]
+    near = [NearPair("00000.png", "00002.png", 5, 0.99)]
+    rows = make_split(records, given=True, near=near)
+    assert [row.split for row in rows] == ["train", "val", "test", "quarantine", "train"]
+    assert rows[3].reason == "in none of the given splits"
+    assert make_split(records, keep_given=True, near=near)[0].split == "quarantine"
+
+
+def test_given_sets_that_are_not_there_are_refused() -> None:
+    records = [replace(item, split="train") for item in cohort(9)]
+    records[0] = replace(records[0], split="test")
+    with pytest.raises(InputError, match="no scan has the given split 'val'"):
+        make_split(records, given=True)
+    with pytest.raises(UsageError, match="'keep_given' only the test set"):
+        make_split(records, given=True, keep_given=True)
+
+
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.2), (1.0, 0.0), (float("nan"), 0.1)])
 def test_impossible_shares_are_refused(shares: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="nothing to train on"):

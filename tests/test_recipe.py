@@ -1,11 +1,18 @@
+import csv
 import json
 from pathlib import Path
 
 import pytest
+from easy import command
 
+from octlet.core.bundle import open_bundle
 from octlet.core.errors import InputError, UsageError
+from octlet.recipe.branch import Voice
 from octlet.recipe.runner import Stage, run_stages
 from octlet.recipe.settings import read_recipe
+from octlet.recipe.stages import build_stages
+from octlet.train.checkpoint import BEST
+from octlet.train.run import Feedback
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -125,12 +132,26 @@ def test_overrides_win_and_presets_give_way(tmp_path):
         ("[data]\npath = '$OCTLET_NO_SUCH'\n", [], "OCTLET_NO_SUCH"),
         ("[data]\nphantoms = 8\n", ["lr=1"], "names no table"),
         ("[data]\nphantoms = 8\n[train]\npreset = 'x'\n", [], "one of seed"),
+        ("[data]\nphantoms = 8\n[split]\nfolds = 2\n", ["split.given=true"], "what is tested on"),
+        ("[data]\nphantoms = 8\n[split]\nkeep_given = true\n", ["split.given=true"], "what is tested on"),
         ("[data]\nphantoms = 8\n[calibrate]\ncoverage = 1.0\n", [], "calibrate.coverage = 1.0"),
     ],
 )
 def test_wrong_recipes_are_refused(tmp_path, text, override, told):
     with pytest.raises(UsageError, match=told):
         read_recipe(write(tmp_path, text), override)
+
+
+def test_a_split_from_before_given_sets_could_be_kept_is_still_good(tmp_path):
+    """`given` among its settings would make every earlier recipe split its scans again."""
+    voice = Voice(print, lambda _: iter, Feedback())
+    settings = {}
+    for given in (False, True):
+        recipe = read_recipe(write(tmp_path, "[data]\npath = 'x'\n"), [f"split.given={str(given).lower()}"])
+        split = next(stage for stage in build_stages(recipe, tmp_path, voice) if stage.name == "split")
+        settings[given] = split.settings
+    assert "given" not in settings[False]
+    assert settings[True] == settings[False] | {"given": True}
 
 
 def test_files_that_are_no_recipes_are_refused(tmp_path):
@@ -152,49 +173,156 @@ model = "resnet18"
 size = 32
 epochs = 1
 batch = 8
+keep = "last"
 [calibrate]
 coverage = 0.6
 [evaluate]
 resamples = 100
+[release]
+model = "small.octlet"
+notes = "{notes}"
 """
 
 
-def test_a_recipe_runs_from_scans_to_report_and_only_once(octlet, tmp_path, monkeypatch):
-    monkeypatch.setenv("OCTLET_CACHE", str(tmp_path / "cache"))
-    words = ["run", write(tmp_path, TINY), "--out", tmp_path / "out", "--json"]
-    first = octlet(*words)
-    assert first.returncode == 0, first.stderr
+@pytest.fixture(scope="module")
+def tiny(octlet, tmp_path_factory):
+    """A whole recipe that has run, as (the command's words, its folder, what it said); keep it as it is."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "notes.md").write_text("Made for a test.\n")
+    recipe = write(folder, TINY.format(notes=folder / "notes.md"))
+    words = ["run", recipe, "--out", folder / "out", "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OCTLET_CACHE", str(folder / "cache"))
+        first = octlet(*words)
+        assert first.returncode == 0, first.stderr
+        yield words, folder / "out", first
+
+
+def stages(result) -> dict[str, str]:
+    return {row["stage"]: row["status"] for row in json.loads(result.stdout)["stages"]}
+
+
+def done(result) -> list[str]:
+    return [name for name, status in stages(result).items() if status == "done"]
+
+
+FINAL = ["final/split", "final/train", "final/export", "final/calibrate"]
+
+
+def test_a_recipe_runs_from_scans_to_report(octlet, tiny):
+    _, out, first = tiny
     result = json.loads(first.stdout)
-    names = [row["stage"] for row in result["stages"]]
     branch = ["train", "export", "evaluate"]
     folds = [f"fold-{k}/{stage}" for k in (0, 1) for stage in branch]
-    assert names == ["phantom", "check", "split", *folds, "pool"]
-    assert {row["status"] for row in result["stages"]} == {"done"}
+    held = ["fold-0/held-out", "fold-1/held-out"]
+    assert done(first) == ["phantom", "check", "split", *folds, "pool", *held, *FINAL]
     assert result["metrics"]["n"] == 48  # every scan was tested once
     assert Path(result["report"]).read_text().lower().startswith("<!doctype html>")
     assert "next: octlet predict -m" in first.stderr
-
-    again = json.loads(octlet(*words, "--set", "evaluate.resamples=120").stdout)
-    redone = [row["stage"] for row in again["stages"] if row["status"] == "done"]
-    assert redone == ["fold-0/evaluate", "fold-1/evaluate", "pool"]
-
-    one = json.loads(octlet(*words, "--set", "evaluate.resamples=120", "--only", "fold-1").stdout)
-    assert "fold-0/train" not in [row["stage"] for row in one["stages"]]
-    assert {row["status"] for row in one["stages"]} == {"kept"}
-
-    prediction = octlet("predict", "-m", result["model"], tmp_path / "out" / "scans", "--json")
+    prediction = octlet("predict", "-m", result["model"], out / "scans", "--json")
     assert prediction.returncode == 0
     said = json.loads(prediction.stdout)["predictions"]
     assert len(said) == 48
     assert all(isinstance(each["set"], list) for each in said)  # the model file was calibrated
 
-    other = json.loads(
-        octlet(*words, "--set", "evaluate.resamples=120", "--set", "calibrate.coverage=0.7").stdout
-    )
-    redone = [row["stage"] for row in other["stages"] if row["status"] == "done"]
-    assert redone == [
-        "fold-0/export",
-        "fold-0/evaluate",
-        "fold-1/export",
-        "fold-1/evaluate",
-    ]  # the same predictions: nothing to pool
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_release_is_trained_on_every_scan_and_tells_what_the_folds_did(tiny):
+    _, out, first = tiny
+    assert json.loads(first.stdout)["release"] == str(out / "small.octlet")
+    assert {row["split"] for row in rows(out / "final" / "split.csv")} == {"train"}
+    held = [rows(out / f"fold-{k}" / "held-out.csv") for k in (0, 1)]
+    tested = [rows(out / "split" / f"fold-{k}.csv") for k in (0, 1)]
+    for scores, split in zip(held, tested, strict=True):
+        assert {row["path"] for row in scores} == {row["path"] for row in split if row["split"] == "test"}
+    bundle = open_bundle(out / "small.octlet")
+    manifest, pooled = bundle.manifest, json.loads((out / "evaluation" / "metrics.json").read_text())
+    assert (manifest.name, manifest.training["data"]["scans"]) == ("small", 48)
+    told = manifest.metrics["cross_validation"]
+    assert told["accuracy"]["value"] == pooled["accuracy"]["value"]
+    assert told["sensitivity"]["DME"]["value"] == pooled["per_class"]["DME"]["sensitivity"]
+    assert "test" not in manifest.metrics
+    assert manifest.trust is not None
+    assert manifest.trust.calibration.scans == 48
+    card = bundle.read("README.md").decode()
+    assert "Expected, from a cross-validation on 48 scans" in card
+    assert "| sensitivity DRUSEN |" in card
+    assert "that it was not trained on; 95" not in card
+    assert "## Notes\nMade for a test.\n" in card
+
+
+def test_other_notes_train_nothing_again(octlet, tiny):
+    words, out, _ = tiny
+    Path(words[1]).with_name("notes.md").write_text("Made again.\n")
+    assert done(octlet(*words)) == ["final/calibrate"]
+    assert "Made again." in open_bundle(out / "small.octlet").read("README.md").decode()
+
+
+def test_what_is_done_is_not_done_again(octlet, tiny):
+    words = [*tiny[0], "--set", "evaluate.resamples=120"]
+    # the figures that the release states are others
+    assert done(octlet(*words)) == ["fold-0/evaluate", "fold-1/evaluate", "pool", "final/calibrate"]
+    one = stages(octlet(*words, "--only", "fold-1"))
+    assert "fold-0/train" not in one
+    assert set(one.values()) == {"kept"}
+    other = done(octlet(*words, "--set", "calibrate.coverage=0.7"))
+    again = [f"fold-{k}/{stage}" for k in (0, 1) for stage in ("export", "evaluate")]
+    # the same predictions: nothing to pool
+    assert other == [*again, "fold-0/held-out", "fold-1/held-out", "final/calibrate"]
+
+
+CHAIN = """
+[[compress]]
+step = "prune"
+[[compress]]
+step = "quantize"
+"""
+
+
+def test_the_release_of_a_chain_is_the_small_network(tmp_path):
+    recipe = read_recipe(write(tmp_path, TINY.format(notes="") + CHAIN))
+    silent = Voice(lambda _: None, lambda _: iter, Feedback())
+    named = {stage.name: stage for stage in build_stages(recipe, tmp_path / "out", silent)}
+    wanted = [
+        "split",
+        "train",
+        "1-prune",
+        "2-quantize",
+        "export",
+        "calibrate",
+    ]  # and no gate: no scan is left
+    assert [name for name in named if name.startswith("final/")] == [f"final/{name}" for name in wanted]
+    assert tmp_path / "out" / "fold-0" / "compressed.octlet" in named["fold-0/held-out"].inputs
+    assert tmp_path / "out" / "final" / "2-quantize" / BEST in named["final/export"].inputs
+    shifts = [named[name].settings["prior_shift"] for name in ("final/export", "fold-0/compressed-export")]
+    assert shifts == [0, 0]
+    figures = tmp_path / "out" / "compressed-evaluation" / "metrics.json"
+    assert figures in named["final/calibrate"].inputs
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("split.folds=0", "no folds"),
+        ("split.take=1", "some folds"),
+        ("calibrate.coverage=0", "doubt"),
+        ('train.keep="best"', "picks an epoch"),
+        ("train.patience=2", "picks an epoch"),
+    ],
+)
+def test_a_release_that_no_fold_speaks_for_is_refused(tmp_path, override, rule):
+    file = write(tmp_path, TINY.format(notes=""))
+    code, out, _ = command("run", file, "--out", tmp_path / "out", "--set", override, "--json")
+    assert code == 2
+    assert rule in json.loads(out)["error"]["message"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("table", ['model = "a/b.octlet"', 'model = "a.onnx"', 'notes = "n.md"'])
+def test_a_release_needs_the_name_of_a_model_file(tmp_path, table):
+    with pytest.raises(UsageError, match="release"):
+        read_recipe(write(tmp_path, f"[data]\nphantoms = 9\n[release]\n{table}\n"))

@@ -1,7 +1,7 @@
 """Fit how far to rely on a model file, on scans that it has not seen, and write that into the file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from octlet.evaluate.trust import (
     fit_temperature,
     prototypes,
 )
-from octlet.export.card import with_trust
+from octlet.export.card import FOLDS, TEST, with_notes, with_trust
 from octlet.runtime.predictor import Predictor, softmax
 from octlet.scoring import subset_of, writing_to
 
@@ -49,6 +49,8 @@ class Plan:
         doubt: share of scans like those of training whose label may be called uncertain, 0 to 1.
         refusal: share of scans like those of training that may be refused, 0 to 1.
         performance: metrics.json of an evaluation on test scans, for the file to tell of itself.
+        expected: metrics.json of a cross-validation, for a model that was trained on all of its scans.
+        notes: Markdown for the model card.
     """
 
     data: Path
@@ -59,6 +61,8 @@ class Plan:
     doubt: float = DOUBT
     refusal: float = REFUSAL
     performance: Path | None = None
+    expected: Path | None = None
+    notes: Path | None = None
 
 
 def calibrate(
@@ -101,7 +105,7 @@ def calibrate(
         told["scores"] = str(scores)
     if out is not None:
         manifest = fitted(predictor.bundle.manifest, held, plan, Prototypes.of(centres, scale))
-        _write(out, predictor.bundle, manifest)
+        _write(out, predictor.bundle, manifest, plan.notes)
         told |= {"model": str(out), "sha256": sha256_of(out), "bytes": out.stat().st_size}
         told |= {key: asdict(getattr(manifest, key)) for key in ("calibration", "thresholds")}
     return told
@@ -166,7 +170,8 @@ def fitted(manifest: Manifest, held: HeldOut, plan: Plan, known: Prototypes) -> 
         distance=distance_limit(held.distances, plan.refusal),
     )
     calibration = Calibration(temperature, len(held.paths), *errors)
-    metrics = manifest.metrics | ({} if plan.performance is None else {"test": _tested(plan.performance)})
+    known_of = {TEST: plan.performance, FOLDS: plan.expected}
+    metrics = manifest.metrics | {key: _tested(file) for key, file in known_of.items() if file is not None}
     return replace(
         manifest, metrics=metrics, calibration=calibration, thresholds=thresholds, prototypes=known
     )
@@ -177,6 +182,7 @@ def _tested(file: Path) -> dict[str, Any]:
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
         figures = {name: {part: summary[name][part] for part in _INTERVAL} for name in PERFORMANCE}
+        figures |= {name: _by_class(summary["per_class"], name) for name in ("sensitivity", "specificity")}
         counts = {"scans": int(summary["n"]), "patients": int(summary["patients"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         rule = "not the metrics.json of an evaluation"
@@ -184,8 +190,22 @@ def _tested(file: Path) -> dict[str, Any]:
     return counts | figures
 
 
-def _write(out: Path, bundle: Bundle, manifest: Manifest) -> None:
+def _by_class(summary: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {label: {"value": summary[label][name], **summary[label]["intervals"][name]} for label in LABELS}
+
+
+def _write(out: Path, bundle: Bundle, manifest: Manifest, notes: Path | None) -> None:
     files = {name: bundle.read(name) for name in bundle.manifest.files}
-    files[CARD] = with_trust(files[CARD].decode(), manifest).encode()
+    card = with_trust(files[CARD].decode(), manifest)
+    if notes is not None:
+        card = with_notes(card, _text_of(notes))
+    files[CARD] = card.encode()
     with writing_to(out):
         write_bundle(out, manifest, files)
+
+
+def _text_of(notes: Path) -> str:
+    try:
+        return notes.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("cannot read these notes: they are a text in UTF-8", path=notes) from error

@@ -34,6 +34,12 @@ from octlet.runtime.predictor import Predictor
 @click.option(
     "--performance", type=click.Path(path_type=Path), help="metrics.json of its test, for the file to tell."
 )
+@click.option(
+    "--expected",
+    type=click.Path(path_type=Path),
+    help="metrics.json of a cross-validation, for the file of a model that was trained on all of its scans.",
+)
+@click.option("--notes", type=click.Path(path_type=Path), help="Markdown for the model card.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all if not given.")
 @json_option
 def command(
@@ -48,6 +54,8 @@ def command(
     doubt: float,
     refusal: float,
     performance: Path | None,
+    expected: Path | None,
+    notes: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -62,7 +70,7 @@ def command(
     said of their test scans: --subset test --scores fold-1.csv in each, and --from fold-1.csv --from ... for
     the model that was tested on none of them. A test scan of the model's own split is refused.
     """
-    plan = Plan(data, split, subset, pooled, coverage, doubt, refusal, performance)
+    plan = Plan(data, split, subset, pooled, coverage, doubt, refusal, performance, expected, notes)
     found = calibrate(
         Predictor.open(model, threads=threads), plan, out=out, scores=scores, progress=bar("scoring scans")
     )

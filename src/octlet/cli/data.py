@@ -56,6 +56,7 @@ def check(scans: Path, out: Path, as_json: bool) -> int:
 @click.option("--folds", type=int, help="Cross-validation folds instead of one split.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the shuffle.")
 @click.option("--keep-given", is_flag=True, help="Keep the given test split; draw only validation scans.")
+@click.option("--given", is_flag=True, help="Keep the given train, val and test split; draw nothing.")
 @ui.json_option
 def split(
     index: Path,
@@ -65,6 +66,7 @@ def split(
     folds: int | None,
     seed: int,
     keep_given: bool,
+    given: bool,
     as_json: bool,
 ) -> None:
     """Split an index into train, val and test, or folds.
@@ -74,11 +76,11 @@ def split(
     """
     from octlet.data.stages import split_index
 
-    if (folds is not None) + keep_given + (test is not None) > 1:
-        rule = "--folds, --keep-given and --test exclude each other: each says what is tested on"
+    if (folds is not None) + keep_given + given + (test is not None) > 1:
+        rule = "--folds, --keep-given, --given and --test exclude each other: each says what is tested on"
         raise UsageError(rule, remedy="give one of them")
     shares = {name: share for name, share in (("val", val), ("test", test)) if share is not None}
-    made = split_index(index, out, folds=folds, shares=shares, seed=seed, keep_given=keep_given)
+    made = split_index(index, out, folds=folds, shares=shares, seed=seed, keep_given=keep_given, given=given)
     if made.note:
         ui.say(f"note: {made.note}")
     if as_json:

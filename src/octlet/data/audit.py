@@ -299,7 +299,8 @@ def _picture_findings(audit: Audit) -> Iterable[Finding]:
         count = len({path for conflict in audit.conflicts for path in conflict.paths})
         title = f"The same picture under different labels: {_count(count, 'scan')}."
         why = "At least one of the labels is wrong: such scans teach and measure errors."
-        yield Finding(True, title, why, "'octlet data split' quarantines them; better, correct the labels.")
+        action = "'octlet data split' quarantines them, but in a given test set; better, correct the labels."
+        yield Finding(True, title, why, action)
     why = "A copy on both sides of a split makes a model look better than it is."
     if audit.exact:
         files = sum(map(len, audit.exact))

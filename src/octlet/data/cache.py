@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from octlet.core.errors import InputError
 from octlet.core.files import replacing
 from octlet.core.image import RECIPE, prepare
-from octlet.data.index import Progress
+from octlet.data.index import Progress, reading
 from octlet.data.source import read_pixels
 
 
@@ -64,7 +63,7 @@ def _fill(file: Path, root: Path, paths: Sequence[str], size: int, progress: Pro
         except InputError as error:
             raise InputError(error.rule, path=root / path, remedy=error.remedy) from error
 
-    with replacing(file) as temporary, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with replacing(file) as temporary, reading() as pool:
         shape = (len(paths), size, size)
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         done = pool.map(one, paths)

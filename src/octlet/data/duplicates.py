@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from octlet.data.index import Record
+from octlet.data.index import Progress, Record, reading
 from octlet.data.source import read_pixels
 
 BANDS = 16
@@ -49,23 +49,35 @@ def exact_duplicates(records: Iterable[Record]) -> list[list[Record]]:
     return [group for group in same.values() if len(group) > 1]
 
 
-def near_duplicates(root: Path, records: Sequence[Record]) -> list[NearPair]:
+def near_duplicates(root: Path, records: Sequence[Record], progress: Progress = iter) -> list[NearPair]:
     """Return the verified near duplicates, sorted; of byte-identical scans only the first one is compared.
 
-    Raises InputError if a candidate cannot be read again.
+    Every candidate is read once more; `progress` wraps the counting iterator. Raises InputError if one cannot
+    be.
     """
+    close = candidates(records)
+    reduced = _reduced_scans(root, sorted({record.path for pair in close for record in pair[:2]}), progress)
 
     @lru_cache(maxsize=4096)  # 64 MiB: candidates come sorted, so most of them meet again soon
     def thumbnail_of(path: str) -> NDArray[np.float32]:
-        return thumbnail(read_pixels(root, path))
+        return _centred(reduced[path])
 
     pairs = []
-    for one, other, hamming in candidates(records):
+    for one, other, hamming in close:
         correlation = float(thumbnail_of(one.path) @ thumbnail_of(other.path))
         if correlation >= CORRELATION:
             a, b = sorted((one.path, other.path))
             pairs.append(NearPair(a, b, hamming, round(correlation, 4)))
     return sorted(pairs, key=lambda pair: (pair.a, pair.b))
+
+
+def _reduced_scans(root: Path, paths: Sequence[str], progress: Progress) -> dict[str, NDArray[np.uint8]]:
+    """Return the scans at 64 x 64: 4 KiB each, where a hundred thousand centred ones would be gigabytes."""
+    if not paths:
+        return {}
+    with reading() as pool:
+        reduced = pool.map(lambda path: _reduced(read_pixels(root, path)), paths)
+        return {paths[i]: next(reduced) for i in progress(range(len(paths)))}
 
 
 def candidates(records: Sequence[Record]) -> list[tuple[Record, Record, int]]:
@@ -80,8 +92,16 @@ def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     The product of two of them is their normalised correlation.
     """
+    return _centred(_reduced(pixels))
+
+
+def _reduced(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    small = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX), dtype=np.float64).ravel()
+    return np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX))
+
+
+def _centred(reduced: NDArray[np.uint8]) -> NDArray[np.float32]:
+    small = reduced.astype(np.float64).ravel()
     small -= small.mean()
     length = float(np.linalg.norm(small))
     return (small / length if length > 0 else small).astype(np.float32)

@@ -4,8 +4,9 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def build_index(source: Source, progress: Progress = iter) -> tuple[list[Record]
     """
     records: list[Record] = []
     unreadable: list[Unreadable] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with reading() as pool:
         measured = pool.map(lambda item: _measure(source.root, item), source)
         for _, entry in zip(progress(range(len(source))), measured, strict=True):
             if isinstance(entry, Record):
@@ -67,6 +68,16 @@ def build_index(source: Source, progress: Progress = iter) -> tuple[list[Record]
             else:
                 unreadable.append(entry)
     return sorted(records, key=by_path), sorted(unreadable, key=by_path)
+
+
+@contextmanager
+def reading() -> Iterator[ThreadPoolExecutor]:
+    """Give a thread for every core; an error, or Ctrl-C, drops what is queued, which may be 100,000 scans."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def by_path(entry: Record | Unreadable) -> str:

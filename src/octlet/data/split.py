@@ -2,7 +2,8 @@
 
 A group is the patients that scans of the same bytes, or near duplicates, link to each other; it goes to one
 set as a whole. Scans of the same picture but different labels are quarantined: nobody learns from them or is
-measured on them.
+measured on them. Only a test set that comes with the source stays whole, because published figures are of all
+of it.
 
 Groups are handed out greedily: shuffled by the seed, the largest first, each to the set where it brings the
 counts of all classes nearest to the wanted shares, in squares relative to the class's total. That is the idea
@@ -46,6 +47,7 @@ def make_split(
     test: float = 0.25,
     seed: int = 0,
     keep_given: bool = False,
+    given: bool = False,
     near: Sequence[NearPair] | None = None,
 ) -> list[SplitRecord]:
     """Return every record, sorted by path, with its set and group.
@@ -57,20 +59,29 @@ def make_split(
         seed: of the shuffle.
         keep_given: keep the given test split; other scans of its groups are quarantined, and only `val` is
             drawn from the rest.
+        given: keep the given train, val and test split, for a protocol that names all three. Where a patient
+            or a picture's bytes are in several, only the scans of the first of test, val and train stay;
+            near duplicates stay where they were given. Shares and seed mean nothing.
         near: verified near duplicates. Without them, pairs of close hashes are kept together unverified
             and never count as a conflict.
 
     Raises:
-        UsageError: shares that leave nothing to train on.
-        InputError: no record, or `keep_given` without a given test split.
+        UsageError: shares that leave nothing to train on, or `given` and `keep_given`.
+        InputError: no record, or a split to keep that no scan has.
     """
+    if given and keep_given:
+        rule = "'given' keeps all three sets and 'keep_given' only the test set"
+        raise UsageError(rule, remedy="use one of them")
+    if given:
+        rows = _keep(_grouped(records, near=()), records, ("test", "val", "train"))
+        return [row if row.split else _quarantined(row, "in none of the given splits") for row in rows]
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         rule = f"val {val} and test {test} leave nothing to train on"
         raise UsageError(rule, remedy="each is a share from 0, and their sum is under 1")
     rows = _grouped(records, near)
     rng = np.random.default_rng(seed)
     if keep_given:
-        rows = _keep_test(rows, records)
+        rows = _keep(rows, records, ("test",))
         free = _free(rows)
         return _assign(rows, free, ("train", "val"), _shares_of_rest(val, rows, free), rng)
     return _assign(rows, _free(rows), SPLITS, (1 - val - test, val, test), rng)
@@ -191,19 +202,29 @@ def patient_groups(records: Sequence[Record], near: Sequence[NearPair] | None) -
     return components(patient_of.values(), links)
 
 
-def _keep_test(rows: Sequence[SplitRecord], records: Iterable[Record]) -> list[SplitRecord]:
-    given = {record.path for record in records if record.split == "test"}
-    if not given:
-        raise InputError("no scan has the given split 'test'", remedy="leave out --keep-given")
-    held = {row.group for row in rows if row.path in given}
+def _keep(rows: Sequence[SplitRecord], records: Iterable[Record], names: Sequence[str]) -> list[SplitRecord]:
+    """Return the rows with the given splits `names` kept, the first one whole; a group stays in the first."""
+    given = {record.path: record.split for record in records}
+    holder: dict[str, str] = {}
+    for name in names:
+        groups = {row.group for row in rows if given[row.path] == name}
+        if not groups:
+            rule = f"no scan has the given split '{name}'"
+            raise InputError(rule, remedy="leave out --keep-given, or split.given of the recipe")
+        holder = dict.fromkeys(groups, name) | holder
     kept = []
     for row in rows:
-        if not row.split and row.path in given:
-            row = replace(row, split="test")
-        elif not row.split and row.group in held:
-            row = replace(row, split=QUARANTINE, reason="its patient or picture is in the given test split")
+        own, first = given[row.path], holder.get(row.group, "")
+        if own == names[0] or (not row.split and own == first):
+            row = replace(row, split=own, reason="")
+        elif not row.split and first:
+            row = _quarantined(row, f"its patient or picture is in the given {first} split")
         kept.append(row)
     return kept
+
+
+def _quarantined(row: SplitRecord, reason: str) -> SplitRecord:
+    return replace(row, split=QUARANTINE, reason=reason)
 
 
 # The greedy hand-out ----------------------------------------------------------------------------------

@@ -33,12 +33,12 @@ class Checked:
 def check_scans(scans: Path, out: Path, progress: Progress = iter) -> Checked:
     """Index and audit the scans, and write index.csv, audit.json and audit.html into `out`.
 
-    `progress` wraps the counting iterator. Raises InputError for a source of no known layout; scans that
-    cannot be read are in the audit.
+    `progress` wraps the counting iterators: of all scans, then of those that look alike. Raises InputError
+    for a source of no known layout; scans that cannot be read are in the audit.
     """
     source = open_source(scans)
     records, unreadable = build_index(source, progress)
-    near = near_duplicates(source.root, records)
+    near = near_duplicates(source.root, records, progress)
     result = audit(records, unreadable, near, source.other_files)
     write_index(out / "index.csv", records)
     told = findings(result)
@@ -71,6 +71,7 @@ def split_index(
     shares: Mapping[str, float] | None = None,
     seed: int = 0,
     keep_given: bool = False,
+    given: bool = False,
 ) -> SplitMade:
     """Split an index into one file, or one file a fold, checked for leaks before it is written.
 
@@ -81,11 +82,13 @@ def split_index(
         shares: `val` and `test`, see `make_split` and `make_folds`.
         seed: of the shuffle.
         keep_given: keep the given test split.
+        given: keep the given train, val and test split.
     """
     records = read_index(index)
     near, scans, note = _checked(index)
     if folds is None:
-        made = [make_split(records, **(shares or {}), seed=seed, keep_given=keep_given, near=near)]
+        how: dict[str, Any] = {**(shares or {}), "keep_given": keep_given, "given": given}
+        made = [make_split(records, **how, seed=seed, near=near)]
         files = [out or index.with_name("split.csv")]
     else:
         made = make_folds(records, folds=folds, **(shares or {}), seed=seed, near=near)

@@ -1,11 +1,13 @@
 """The model card: what a model file says of itself to people (Mitchell et al. 2019, FAT*)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from octlet.core.bundle import Manifest
 from octlet.core.labels import LABELS, NAMES, URGENCY
+
+TEST, FOLDS = "test", "cross_validation"  # keys of `Manifest.metrics`: figures on scans that were held out
 
 _CARD = """\
 # {name}
@@ -82,6 +84,11 @@ def with_trust(card: str, manifest: Manifest) -> str:
     """Return a card whose parts "Doubt" and "Figures" say what the manifest does."""
     card = _with_part(card, "Doubt", _doubt(manifest), before="Data")
     return _with_part(card, "Figures", _metrics(manifest.metrics), before="Licence and attribution")
+
+
+def with_notes(card: str, notes: str) -> str:
+    """Return a card with the maker's own Markdown in it, in place of what was there before."""
+    return _with_part(card, "Notes", notes.strip(), before="Licence and attribution")
 
 
 def _with_part(card: str, title: str, text: str, before: str) -> str:
@@ -161,26 +168,37 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     if not metrics:
         return f"The run states no validation figures. {rest}"
     rows = [
-        f"| {key.replace('_', ' ')} | {_plain(value)} |" for key, value in metrics.items() if key != "test"
+        f"| {key.replace('_', ' ')} | {_plain(value)} |"
+        for key, value in metrics.items()
+        if key not in (TEST, FOLDS)
     ]
     validated = ["| figure | validation |", "| --- | --- |", *rows]
-    if "test" not in metrics:
+    told = [line for key in (TEST, FOLDS) if key in metrics for line in (*_tested(metrics[key], key), "")]
+    if not told:
         return "\n".join([intro + rest, "", *validated])
-    told = _tested(metrics["test"])
-    return "\n".join([*told, "", intro.rstrip(), "", *validated] if rows else told)
+    return "\n".join([*told, intro.rstrip(), "", *validated] if rows else told[:-1])
 
 
-def _tested(test: Mapping[str, Any]) -> list[str]:
-    """Return the figures on test scans as a table's lines, each with its 95 % interval."""
-    rows = [
-        f"| {name.replace('_', ' ')} | {each['value']:.3f} ({each['low']:.3f} to {each['high']:.3f}) |"
-        for name, each in test.items()
-        if isinstance(each, Mapping)
-    ]
-    head = (
-        f"On {test['scans']} scans of {test['patients']} patients that it was not trained on; 95 % intervals."
-    )
-    return [head, "", "| figure | test |", "| --- | --- |", *rows]
+def _tested(figures: Mapping[str, Any], key: str) -> list[str]:
+    """Return the figures on unseen scans as a table's lines, each with its 95 % interval."""
+    scans = f"{figures['scans']} scans of {figures['patients']} patients"
+    head = f"On {scans} that it was not trained on; 95 % intervals."
+    if key == FOLDS:
+        head = (
+            f"Expected, from a cross-validation on {scans}: each was tested by a\n"
+            "network of the same settings that had not seen its patient. This network was trained on all of\n"
+            "them and tested on no others; 95 % intervals."
+        )
+    return [head, "", f"| figure | {key.replace('_', ' ')} |", "| --- | --- |", *_rows(figures)]
+
+
+def _rows(figures: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in figures.items():
+        name = f"{above}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping) and "value" in value:
+            yield f"| {name} | {value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f}) |"
+        elif isinstance(value, Mapping):
+            yield from _rows(value, f"{name} ")
 
 
 def _plain(value: Any) -> str:

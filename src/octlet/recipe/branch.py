@@ -12,13 +12,14 @@ from octlet.core.errors import InputError
 from octlet.core.settings import as_dict
 from octlet.data.index import Progress
 from octlet.data.source import open_source
+from octlet.data.split import read_split
 from octlet.export.package import export_run
 from octlet.recipe.runner import Stage
 from octlet.recipe.settings import Recipe
 from octlet.runtime.predictor import Predictor
 from octlet.scoring import Request, evaluate_to, load
-from octlet.train.checkpoint import BEST
-from octlet.train.run import Feedback, StoppedError
+from octlet.train.checkpoint import BEST, LAST
+from octlet.train.run import Feedback, StoppedError, train_run
 
 DENSE, COMPRESSED = "", "compressed-"  # what the stages and folders of the two models begin with
 
@@ -72,6 +73,21 @@ def run_folder(run: Path, resume: bool) -> Iterator[None]:
         yield
     except StoppedError as error:
         raise StoppedError(error.rule, path=run, remedy="run the same command again to go on") from error
+
+
+def train_stage(branch: Branch) -> Stage:
+    """Return the stage that trains the dense network."""
+    config, run = branch.recipe.train, branch.dense
+    settings = as_dict(config) | {"weights": "", "save_minutes": 0, "threads": 0}
+    weights = [Path(config.weights)] if config.weights else []
+
+    def action(again: bool) -> None:
+        resume = again and (run / LAST).exists()
+        with run_folder(run, resume):
+            rows = read_split(branch.split)
+            train_run(config, branch.root(), rows, run, resume=resume, feedback=branch.voice.train)
+
+    return Stage(f"{branch.prefix}train", settings, [branch.split, *weights], [run], action)
 
 
 def model_stages(branch: Branch, which: str, run: Path, named: dict[str, Any]) -> list[Stage]:

@@ -39,17 +39,39 @@ def compress_stages(branch: Branch) -> list[Stage]:
     recipe, folder = branch.recipe, branch.folder
     if not recipe.compress:
         return []
+    return [
+        *step_stages(branch),
+        *model_stages(branch, COMPRESSED, last_of(branch), exported_as(recipe, COMPRESSED)),
+        comparison_stage(recipe, folder, folder, branch.prefix, branch.voice),
+    ]
+
+
+def step_stages(branch: Branch, *, gated: bool = True) -> list[Stage]:
+    """Return the stages of the chain's steps; each has a gate, unless there are no scans to judge it by."""
     stages = []
     before = branch.dense
-    for step in recipe.compress:
-        run = folder / step.name
-        stages += [_step(branch, step, before, run), _gate(branch, step, run)]
+    for step in branch.recipe.compress:
+        run = branch.folder / step.name
+        stages.append(_step(branch, step, before, run))
+        if gated:
+            stages.append(_gate(branch, step, run))
         before = run
-    named = as_dict(recipe.export) | {"name": f"{recipe.export.name or recipe.name}-compressed"}
-    if recipe.compress[-1].kind == "quantize":
+    return stages
+
+
+def last_of(branch: Branch) -> Path:
+    """Return the run that the chain ends with: the dense one without steps."""
+    steps = branch.recipe.compress
+    return branch.folder / steps[-1].name if steps else branch.dense
+
+
+def exported_as(recipe: Recipe, which: str) -> dict[str, Any]:
+    """Return the settings of `export_run` for a branch's model; `which` is DENSE or COMPRESSED."""
+    name = recipe.export.name or recipe.name
+    named = as_dict(recipe.export) | {"name": f"{name}-compressed" if which else name}
+    if which and recipe.compress[-1].kind == "quantize":
         named["prior_shift"] = 0.0  # the rounding has it in itself: see `_config`
-    stages += model_stages(branch, COMPRESSED, before, named)
-    return [*stages, comparison_stage(recipe, folder, folder, branch.prefix, branch.voice)]
+    return named
 
 
 def _step(branch: Branch, step: CompressStep, before: Path, run: Path) -> Stage:

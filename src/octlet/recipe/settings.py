@@ -43,6 +43,7 @@ class SplitSettings:
         val: share of the scans for validation.
         test: share of the scans for the test (one split only).
         keep_given: keep the source's own test split.
+        given: keep the source's own train, val and test split.
         seed: of the split.
     """
 
@@ -51,7 +52,13 @@ class SplitSettings:
     val: float = 0.15
     test: float = 0.25
     keep_given: bool = False
+    given: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.folds > 0) + self.keep_given + self.given > 1:
+            rule = "split.folds, split.keep_given and split.given each say what is tested on"
+            raise UsageError(rule, remedy="give one of them")
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,26 @@ class CalibrateSettings:
 
 
 @dataclass(frozen=True)
+class ReleaseSettings:
+    """The model that ships: see `octlet.recipe.release`.
+
+    Attributes:
+        model: name of its file, "" for none.
+        notes: Markdown file for its card; "" for none.
+    """
+
+    model: str = ""
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        if self.model and (Path(self.model).suffix != ".octlet" or Path(self.model).name != self.model):
+            rule = f"release.model = {self.model!r} is no name of a model file"
+            raise UsageError(rule, remedy='for example "oct4-pi5.octlet"')
+        if self.notes and not self.model:
+            raise UsageError("release.notes are for the card of release.model", remedy="set both")
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """Bootstrap resamples and their seed."""
 
@@ -118,6 +145,7 @@ class Recipe:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     compress: tuple[CompressStep, ...] = ()
     gate: GateSettings = field(default_factory=GateSettings)
+    release: ReleaseSettings = field(default_factory=ReleaseSettings)
 
 
 _TABLES: dict[str, type] = {
@@ -127,6 +155,7 @@ _TABLES: dict[str, type] = {
     "calibrate": CalibrateSettings,
     "evaluate": EvaluateSettings,
     "gate": GateSettings,
+    "release": ReleaseSettings,
 }
 _KNOWN = (*_TABLES, "train", "compress")
 
