@@ -87,6 +87,46 @@ heatmaps: real/heatmaps/model.octlet
 	$(ONE) benchmarks/heatmaps.py real/heatmaps/heatmaps $(OCTLET_DATA) real/finetune/split $< $(INT8)
 	cp real/heatmaps/heatmaps.csv real/heatmaps/heatmaps.png docs/results
 
+# The model that ships, hours on two cores; and what its card tells of the folds' networks, before the last stage
+.PHONY: release-model release-figures robustness peers
+FOLDS := $(foreach k,0 1 2 3 4,real/release/fold-$(k)/compressed.octlet)
+FLOATS := $(foreach k,0 1 2 3 4,real/release/fold-$(k)/model.octlet)
+RELEASE := docs/results/release
+
+release-model: .venv/ready
+	$(BIN)/octlet run recipes/pi5.toml --out real/release
+	mkdir -p $(RELEASE)
+	cp real/release/comparison/*.* $(RELEASE)
+	cp real/release/compressed-evaluation/predictions.csv real/release/compressed-evaluation/metrics.json $(RELEASE)
+	cp real/release/final/train/curves.png $(RELEASE)/curves-dense.png
+	cp real/release/oct4-pi5.octlet src/octlet/models/oct4-pi5.octlet
+
+release-figures: robustness
+	$(ONE) benchmarks/shape_shortcut.py real/release/shape-shortcut $(OCTLET_DATA) real/release/split \
+	    --model int8 $(FOLDS)
+	cp real/release/shape-shortcut.csv $(RELEASE)
+	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
+	$(ONE) benchmarks/trust.py real/release/trust $(OCTLET_DATA) real/trust/not-oct real/release/split $(FOLDS)
+	cp real/release/trust.csv real/release/trust.png $(RELEASE)
+	$(ONE) benchmarks/flip.py docs/results/flip.csv $(OCTLET_DATA) real/release/split $(FOLDS)
+	$(ONE) benchmarks/release_notes.py $(RELEASE) real/release/check/index.csv $(firstword $(FOLDS)) recipes/pi5-notes.md
+
+robustness: .venv/ready
+	mkdir -p $(RELEASE)
+	$(ONE) benchmarks/robustness.py real/release/robustness $(OCTLET_DATA) real/release/split \
+	    --dense $(FLOATS) --small $(FOLDS) --every 4
+	cp real/release/robustness.csv real/release/robustness.png $(RELEASE)
+
+# Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
+peers: .venv/ready
+	$(NNCF) $(ONE) benchmarks/peers.py docs/results/peers.csv $(OCTLET_DATA) real/finetune/split --work real/peers \
+	    --original 'real/seed/fold-{k}' --float 'real/finetune/fold-{k}' \
+	    --litert 'LiteRT, Octlet int8=real/int8/fold-{k}/qat/model.octlet' \
+	    --litert 'LiteRT, Octlet pruned int8=real/frontier/fold-{k}/0.18/int8/model.octlet' \
+	    --model 'Octlet int8=real/int8/fold-{k}/qat/model.octlet' \
+	    --model 'Octlet pruned int8=real/frontier/fold-{k}/0.18/int8/model.octlet' \
+	    --counts docs/results/arm-count.csv --page docs/peers.md
+
 real/heatmaps/model.octlet: | .venv/ready
 	test -d real/heatmaps/scans || $(BIN)/octlet data phantom real/heatmaps/scans --n 480 --seed 5
 	$(BIN)/octlet train --data real/heatmaps/scans --out real/heatmaps/train --model resnet18 --size 224 \
