@@ -90,7 +90,8 @@ heatmaps: real/heatmaps/model.octlet
 # The model that ships, hours on two cores; and what its card tells of the folds' networks, before the last stage
 .PHONY: release-model release-figures robustness peers
 FOLDS := $(foreach k,0 1 2 3 4,real/release/fold-$(k)/compressed.octlet)
-FLOATS := $(foreach k,0 1 2 3 4,real/release/fold-$(k)/model.octlet)
+DENSE := $(foreach k,0 1 2 3 4,real/finetune/fold-$(k)/model.octlet)
+SMALL := $(foreach k,0 1 2 3 4,real/frontier/fold-$(k)/0.18/int8/model.octlet)
 RELEASE := docs/results/release
 
 release-model: .venv/ready
@@ -102,20 +103,19 @@ release-model: .venv/ready
 	cp real/release/oct4-pi5.octlet src/octlet/models/oct4-pi5.octlet
 
 release-figures: robustness
-	$(ONE) benchmarks/shape_shortcut.py real/release/shape-shortcut $(OCTLET_DATA) real/release/split \
-	    --model int8 $(FOLDS)
-	cp real/release/shape-shortcut.csv $(RELEASE)
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
 	$(ONE) benchmarks/trust.py real/release/trust $(OCTLET_DATA) real/trust/not-oct real/release/split $(FOLDS)
 	cp real/release/trust.csv real/release/trust.png $(RELEASE)
 	$(ONE) benchmarks/flip.py docs/results/flip.csv $(OCTLET_DATA) real/release/split $(FOLDS)
-	$(ONE) benchmarks/release_notes.py $(RELEASE) real/release/check/index.csv $(firstword $(FOLDS)) recipes/pi5-notes.md
+	$(ONE) benchmarks/release_notes.py docs/results real/release/check/index.csv $(firstword $(FOLDS)) recipes/pi5-notes.md
 
+# What corrupted scans, or another shape, do to the dense and the small network; after `make frontier`
 robustness: .venv/ready
-	mkdir -p $(RELEASE)
-	$(ONE) benchmarks/robustness.py real/release/robustness $(OCTLET_DATA) real/release/split \
-	    --dense $(FLOATS) --small $(FOLDS) --every 4
-	cp real/release/robustness.csv real/release/robustness.png $(RELEASE)
+	$(ONE) benchmarks/robustness.py real/robustness/robustness $(OCTLET_DATA) real/finetune/split \
+	    --dense $(DENSE) --small $(SMALL) --every 4
+	$(ONE) benchmarks/shape_shortcut.py real/robustness/shape-shortcut $(OCTLET_DATA) real/finetune/split \
+	    --model int8 $(SMALL)
+	cp real/robustness/robustness.csv real/robustness/robustness.png real/robustness/shape-shortcut.csv docs/results
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
 peers: .venv/ready

@@ -1,10 +1,10 @@
 """What the card of the model that ships says besides: by the shape of the scans, doubt, corruptions, cost.
 
-    python benchmarks/release_notes.py docs/results/release INDEX.csv MODEL.octlet NOTES.md
+    python benchmarks/release_notes.py docs/results INDEX.csv MODEL.octlet NOTES.md
 
-Reads predictions.csv, trust.csv, shape-shortcut.csv and, where it is there, robustness.csv of the folder, the
-scans' shapes from an index.csv, and what the network takes from a model file of the folds.
-Writes by-shape.csv into the folder, and the notes.
+Reads of the folder release/predictions.csv, release/trust.csv, shape-shortcut.csv and, where it is there,
+robustness.csv; the scans' shapes from an index.csv, what the network takes from a model file of the folds.
+Writes release/by-shape.csv into the folder, and the notes.
 """
 
 import csv
@@ -28,15 +28,15 @@ Row = dict[str, str]
 
 
 def main(folder: Path, index: Path, model: Path, notes: Path) -> None:
-    shapes = list(by_shape(read_predictions(folder / "predictions.csv"), index))
-    with (folder / "by-shape.csv").open("w", newline="") as stream:
+    shapes = list(by_shape(read_predictions(folder / "release" / "predictions.csv"), index))
+    with (folder / "release" / "by-shape.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, shapes[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(shapes)
     parts = [
         cost(model),
         table_of(shapes),
-        doubt(rows(folder / "trust.csv")),
+        doubt(rows(folder / "release" / "trust.csv")),
         shortcut(rows(folder / "shape-shortcut.csv")),
     ]
     if (folder / "robustness.csv").is_file():
