@@ -78,6 +78,15 @@ ONE := OMP_NUM_THREADS=1 $(BIN)/python
 
 .PHONY: trust heatmaps cold-start
 
+# What was tried, on the same folds: predictions that are kept, compared again
+.PHONY: tried
+tried: .venv/ready
+	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv docs/results/int8/PTQ.csv docs/results/int8/QAT.csv \
+	    $(foreach point,0.2 0.18,docs/results/frontier/predictions/$(point)-int8.csv) --name "dense float" \
+	    --name "PTQ" --name "QAT" --name "20 %, 16 epochs, QAT" --name "18 %, 48 epochs, QAT" --out real/tried
+	cp real/tried/table.csv docs/results/tried.csv
+	cp real/tried/difference.png docs/results/tried.png
+
 trust: .venv/ready
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
 	$(ONE) benchmarks/trust.py real/trust/trust $(OCTLET_DATA) real/trust/not-oct real/finetune/split $(INT8)
@@ -97,7 +106,7 @@ RELEASE := docs/results/release
 release-model: .venv/ready
 	$(BIN)/octlet run recipes/pi5.toml --out real/release
 	mkdir -p $(RELEASE)
-	cp real/release/comparison/*.* $(RELEASE)
+	cp real/release/comparison/confusion.png real/release/comparison/difference.png $(RELEASE)
 	cp real/release/compressed-evaluation/predictions.csv real/release/compressed-evaluation/metrics.json $(RELEASE)
 	cp real/release/final/train/curves.png $(RELEASE)/curves-dense.png
 	cp real/release/oct4-pi5.octlet src/octlet/models/oct4-pi5.octlet

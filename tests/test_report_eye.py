@@ -88,7 +88,7 @@ def test_a_page_of_one_scan() -> None:
     for part in ("Left & right", "a.png · report of 2026-11-23", "DME, diabetic macular edema", "It is DME.",
                  "Urgency: urgent", "Calibrated probabilities", "91.0 %", "3.0 %", "DME is in the 95 % set",
                  "CNV, DRUSEN and NORMAL can be ruled out", "Good enough to be judged.", "5" * 64,
-                 "Trained on 505 scans of 343 patients. Calibrated on 577 scans",
+                 "Trained on 505 scans of 343 patients. Calibrated on 577 held-out scans",
                  "0.911 (0.886 to 0.934)"):  # fmt: skip
         assert part in words.text, part
     assert words.tags.count("img") == 2

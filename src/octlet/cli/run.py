@@ -48,7 +48,8 @@ def command(
     else:
         click.echo(ui.table(["stage", "status", "seconds"], [list(row.values()) for row in done]))
         _print(found)
-    model = results["compressed"]["model"] if recipe.compress else results["model"]
+    small = results["compressed"]["model"] if recipe.compress else results["model"]
+    model = results.get("release", small)
     ui.next_step(f"octlet predict -m {quote(model)} SCAN.jpeg")
 
 

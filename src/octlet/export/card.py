@@ -109,7 +109,7 @@ def _doubt(manifest: Manifest) -> str:
     fit, limits = manifest.trust.calibration, manifest.trust.thresholds
     always = [label for label, lowest in limits.lowest.items() if lowest == 0]
     lines = [
-        f"Fitted on {fit.scans} scans that the network was not trained on.",
+        f"Fitted on {fit.scans} scans, each scored by a network that was not trained on it.",
         f"- temperature {fit.temperature:.3f}; calibration error {fit.ece_before:.3f} before, "
         f"{fit.ece_after:.3f} after",
         f"- prediction sets: of each class {limits.coverage:.0%} of such scans have it in their set",

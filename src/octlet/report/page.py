@@ -232,7 +232,7 @@ def _strip(seen: Iterable[Seen]) -> str:
 
 def _model(facts: Facts, most: int) -> str:
     trained = f" Trained on {facts.data}." if facts.data else ""
-    fitted = f" Calibrated on {facts.fitted:,} scans that it had not seen." if facts.fitted else ""
+    fitted = f" Calibrated on {facts.fitted:,} held-out scans." if facts.fitted else ""
     rows = "".join(
         f'<tr><th>{escape(_cut(name, 40))}</th><td class="number">{escape(text)}</td></tr>'
         for name, text in facts.figures[:most]
