@@ -19,6 +19,8 @@ from octlet.compress.config import is_excluded
 from octlet.core.errors import UsageError
 from octlet.models.spec import NetSpec, UnitSpec
 
+_FOLDED = {7**2: 4 * 4**2, 3**2: 4 * 2**2}  # weights a channel of the stem, and over 2x2 pixels
+
 Kind = Literal["conv", "depthwise", "linear", "pool", "sum", "mean"]
 
 
@@ -35,9 +37,10 @@ class LayerCost:
         weight_bytes: in the exported file, where batch norms are folded. A weight and a bias take 4 bytes
             each; with int8 a weight takes 1, and every output channel 4 for its bias and 4 for its scale.
             The stem is exported as 4x4 over the four channels of 2x2 pixels then, if the size is even: 64
-            weights a channel in place of 49, the others zero, which are no MACs.
-            The batch norm of a V1.5 layer that is left out of the rounding is counted as folded too; the
-            exporter leaves it, with 16 bytes more a channel.
+            weights a channel in place of 49 (in "lite" 2x2: 16 in place of 9), the others zero, which are no
+            MACs.
+            The batch norm of a layer that is left out of the rounding is counted as folded too; the exporter
+            leaves it, with 16 bytes more a channel.
         activation_bytes: the most memory that is alive while it computes: its inputs, its output, what the
             shortcut holds meanwhile, and the copies that pass between integers and float.
     """
@@ -134,7 +137,9 @@ def _folds(ops: Sequence[_Op]) -> bool:
 def _layer(op: _Op, rounded: bool, alive: int, folded: bool) -> LayerCost:
     assert op.kind != "input"  # noqa: S101  (for the type checker)
     a_weight, a_channel = (1, 8) if rounded else (4, 4)
-    kept = op.weights * 64 // 49 if rounded and folded and op.name == "conv1" else op.weights
+    kept = op.weights
+    if rounded and folded and op.name == "conv1":
+        kept = op.channels * _FOLDED[op.weights // op.channels]
     stored = kept * a_weight + op.channels * a_channel if op.weights else 0
     parameters = op.weights + op.channels * op.vectors
     return LayerCost(op.name, op.kind, op.weights * op.side**2, parameters, stored, alive)
@@ -146,12 +151,18 @@ def _layer(op: _Op, rounded: bool, alive: int, folded: bool) -> LayerCost:
 def _operations(spec: NetSpec, size: int) -> list[_Op]:
     """List the operations in the order in which `octlet.models.resnet` computes them, the outputs last."""
     net = _Network(spec, size)
-    x = net.pool("pool", net.conv("conv1", 0, spec.stem, 7, 2), 2)
-    for i, units in enumerate(spec.stages, start=1):
-        for j, unit in enumerate(units):
-            x = (net.pre_unit if net.v2 else net.unit)(f"layer{i}.{j}", x, unit)
+    lite = spec.family == "lite"
+    x = net.conv("conv1", 0, spec.stem, 3 if lite else 7, 2)
+    if not lite:
+        x = net.pool("pool", x, 2)
+    units = {"v1.5": net.unit, "v2": net.pre_unit, "lite": net.inverted_unit}
+    for i, stage in enumerate(spec.stages, start=1):
+        for j, unit in enumerate(stage):
+            x = units[spec.family](f"layer{i}.{j}", x, unit)
     if net.v2:
         x = net.depthwise("norm", x)
+    if lite:
+        x = net.conv("conv2", x, spec.last)
     channels, side = net.ops[x].channels, net.ops[x].side
     cam = net.add(_Op("fc", "linear", (x,), spec.classes, side, channels * spec.classes, 1))
     net.add(_Op("logits", "mean", (cam,), spec.classes, 1))
@@ -162,7 +173,7 @@ def _operations(spec: NetSpec, size: int) -> list[_Op]:
 class _Network:
     """Operations added one by one; each method returns the position of what it added.
 
-    Every kernel is odd and padded by its half, so that only the stride shrinks an image.
+    Every kernel is odd and padded by its half, or by all that it reads, so that only strides shrink an image.
     """
 
     def __init__(self, spec: NetSpec, size: int) -> None:
@@ -181,9 +192,10 @@ class _Network:
         side = self._shrunk(source, stride)
         return self.add(_Op(name, "conv", (source,), channels, side, weights, 1 if self.v2 else 2))
 
-    def depthwise(self, name: str, source: int) -> int:
-        before = self.ops[source]
-        return self.add(_Op(name, "depthwise", (source,), before.channels, before.side, before.channels, 1))
+    def depthwise(self, name: str, source: int, kernel: int = 1, stride: int = 1) -> int:
+        channels, side = self.ops[source].channels, self._shrunk(source, stride)
+        vectors = 1 if self.v2 else 2
+        return self.add(_Op(name, "depthwise", (source,), channels, side, channels * kernel**2, vectors))
 
     def pool(self, name: str, source: int, stride: int) -> int:
         side = self._shrunk(source, stride)
@@ -212,6 +224,13 @@ class _Network:
         elif spec.stride > 1:
             x = self.pool(f"{name}.pool", x, spec.stride)
         return self.sum(name, y, x)
+
+    def inverted_unit(self, name: str, x: int, spec: UnitSpec) -> int:
+        *expanded, width = spec.widths
+        y = self.conv(f"{name}.conv1", x, *expanded) if expanded else x
+        y = self.depthwise(f"{name}.depthwise", y, spec.kernel, spec.stride)
+        y = self.conv(f"{name}.conv{len(spec.widths)}", y, width)
+        return y if spec.projection else self.sum(name, y, x)
 
 
 # Memory -----------------------------------------------------------------------------------------------

@@ -65,18 +65,18 @@ class _Value:
 
 @dataclass(frozen=True)
 class _Step:
-    """An ONNX node with what can be computed in one go with it: a ReLU, and rounding to a grid.
+    """An ONNX node with what can be computed in one go with it: a rectifier, and rounding to a grid.
 
     Attributes:
         node: the first of them.
-        relu: whether a ReLU follows.
-        output: what the ReLU, or without one the node, writes.
+        rectifier: that follows, by LiteRT's name: "RELU", "RELU6" or "NONE".
+        output: what the rectifier, or without one the node, writes.
         grid: of the rounding that follows, None without one.
         rounded: what the rounding writes.
     """
 
     node: Any
-    relu: bool
+    rectifier: str
     output: str
     grid: Grid | None
     rounded: str
@@ -151,13 +151,15 @@ class _Translation:
     # What is read -------------------------------------------------------------------------------------
 
     def _step(self, node: Any) -> _Step:
-        name, relu, grid = node.output[0], False, None
-        if (user := self._only_user(name, "Relu")) is not None:
-            name, relu = user.output[0], True
+        name, rectifier, grid = node.output[0], "NONE", None
+        for kind, title in (("Relu", "RELU"), ("Clip", "RELU6")):
+            user = self._only_user(name, kind)
+            if user is not None and [self.constants[each] for each in user.input[1:]] in ([], [0, 6]):
+                name, rectifier = user.output[0], title
         rounded = name
         if (user := self._only_user(name, "QuantizeLinear")) is not None:
             rounded, grid = user.output[0], self._grid(user)
-        return _Step(node, relu, name, grid, rounded)
+        return _Step(node, rectifier, name, grid, rounded)
 
     def _only_user(self, name: str, kind: str) -> Any:
         users = self.users.get(name, [])
@@ -220,7 +222,7 @@ class _Translation:
             self.in_float.append(step.node.name)
             x, kernel = self._as_float(x), kernel.as_float()
         operands = self._operands(step.node.name, x, kernel)
-        padded, (height, width) = self._padded(step, x, kernel.weights.shape[2:], "PAD")
+        padded, padding, (height, width) = self._padded(step, x, kernel.weights.shape[2:], "PAD")
         name, grid = self._result(step, integers)
         down, right = step.of("strides", (1, 1))
         self._emit(
@@ -231,10 +233,10 @@ class _Translation:
             grid,
             version=3 if integers else 1,
             options="DepthwiseConv2DOptions" if kernel.depthwise else "Conv2DOptions",
-            padding=self.writer.schema.Padding.VALID,
+            padding=padding,
             strideH=down,
             strideW=right,
-            fusedActivationFunction=int(step.relu),
+            fusedActivationFunction=self._rectifier(step),
             **({"depthMultiplier": 1} if kernel.depthwise else {}),
         )
 
@@ -256,10 +258,10 @@ class _Translation:
 
     def _padded(
         self, step: _Step, x: _Value, kernel: Sequence[int], kind: str
-    ) -> tuple[int, tuple[int, int]]:
-        """Return `x` padded as far as it is read, and the height and width that come of it.
+    ) -> tuple[int, int, tuple[int, int]]:
+        """Return `x` padded as far as it is read, what is left to LiteRT to pad, and the height and width.
 
-        LiteRT's own padding, SAME, has the odd row behind; torch has it in front.
+        LiteRT's own padding, SAME, has the odd row behind; torch has it in front, so that there it is VALID.
         """
         strides, pads = step.of("strides", (1, 1)), step.of("pads", (0, 0, 0, 0))
         sides, sizes = [], []
@@ -267,8 +269,12 @@ class _Translation:
             sizes.append((n + before + after - k) // s + 1)
             sides.append((before, max((sizes[-1] - 1) * s + k - n - before, 0)))
         height, width = sizes
+        kinds = self.writer.schema.Padding
         if not np.any(sides):
-            return x.tensor, (height, width)
+            return x.tensor, kinds.VALID, (height, width)
+        same = [(-(-n // s), sum(each) // 2) for n, s, each in zip(x.shape[1:3], strides, sides, strict=True)]
+        if same == [(size, before) for size, (before, _) in zip(sizes, sides, strict=True)]:
+            return x.tensor, kinds.SAME, (height, width)
         shape = (1, *(n + sum(side) for n, side in zip(x.shape[1:3], sides, strict=True)), x.shape[3])
         inputs = [x.tensor, self._numbers([(0, 0), *sides, (0, 0)])]
         if kind == "PADV2":  # of a maximum: by what is never the largest
@@ -276,7 +282,11 @@ class _Translation:
             inputs.append(self.writer.constant("", np.array([lowest]), x.grid))
         version = 1 if x.grid is None else 2
         padded = self._emit(kind, inputs, f"{step.output}.padded", shape, x.grid, version=version)
-        return padded.tensor, (height, width)
+        return padded.tensor, kinds.VALID, (height, width)
+
+    def _rectifier(self, step: _Step) -> int:
+        kind: int = getattr(self.writer.schema.ActivationFunctionType, step.rectifier)
+        return kind
 
     def _sum(self, step: _Step) -> None:
         terms = [self.values[name] for name in step.node.input]
@@ -293,14 +303,14 @@ class _Translation:
             grid,
             version=2 if integers else 1,
             options="AddOptions",
-            fusedActivationFunction=int(step.relu),
+            fusedActivationFunction=self._rectifier(step),
         )
 
     def _pool(self, step: _Step) -> None:
         x, kernel = self.values[step.node.input[0]], step.of("kernel_shape", (1, 1))
         integers = x.grid is not None and step.grid is not None and x.grid.equals(step.grid)
         x = x if integers else self._as_float(x)
-        padded, (height, width) = self._padded(step, x, kernel, "PADV2")
+        padded, padding, (height, width) = self._padded(step, x, kernel, "PADV2")
         name, grid = self._result(step, integers)
         down, right = step.of("strides", (1, 1))
         self._emit(
@@ -311,7 +321,7 @@ class _Translation:
             grid,
             version=2 if integers else 1,
             options="Pool2DOptions",
-            padding=self.writer.schema.Padding.VALID,
+            padding=padding,
             strideH=down,
             strideW=right,
             filterHeight=kernel[0],

@@ -175,7 +175,7 @@ def _integers(run: Path, litert: bool, images: int, progress: Progress) -> _Subj
         size,
         INTEGER_TOLERANCES,
         count_parameters(twin),
-        spec.stages[-1][-1].widths[-1],
+        spec.embedding,
         0,  # of noise: near the grid's edges a difference in rounding shows more, and proves less
         {"integers": integers, "operators": operators},
     )

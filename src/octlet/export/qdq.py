@@ -47,12 +47,8 @@ def to_qdq(twin: FakeQuantised, size: int) -> IntegerModel:
     """
     converted = twin.converted()
     model = export_module(converted, size)
-    units = dict.fromkeys(".".join(name.split(".")[:2]) for name in twin.layers if name.startswith("layer"))
-    names = {"Conv": list(twin.layers), "Add": [f"{unit}.sum" for unit in units]}
-    for kind, wanted in names.items():
-        nodes = [node for node in model.graph.node if node.op_type == kind]
-        for node, name in zip(nodes, wanted, strict=True):
-            node.name = name
+    _name(model.graph, twin.layers)
+    _fold_pads(model.graph)
     in_float = set(twin.layers) - {layer.name for layer in twin.quantised}
     _fold_norms(model.graph, in_float)
     _keep_in_float(model.graph, in_float)
@@ -62,8 +58,50 @@ def to_qdq(twin: FakeQuantised, size: int) -> IntegerModel:
     return IntegerModel(model.SerializeToString(deterministic=True), converted)
 
 
+def _name(graph: Any, layers: Sequence[str]) -> None:
+    """Name convolutions in their order; a sum ends the unit whose convolutions came last."""
+    unit, pending = "", list(layers)
+    for node in graph.node:
+        if node.op_type == "Conv":
+            node.name = pending.pop(0)
+            unit = ".".join(node.name.split(".")[:2])
+        elif node.op_type == "Add":
+            node.name = f"{unit}.sum"
+
+
+def _fold_pads(graph: Any) -> None:
+    """Let a convolution pad what it reads: in torch, where it pads all sides alike, that is a step before it.
+
+    The padding has its input's grid, so that nothing is rounded anew.
+    """
+    tensors = {each.name: each for each in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node}
+    for node in [node for node in graph.node if node.op_type == "Conv"]:
+        steps = []  # from the convolution's input back to the padding
+        name = node.input[0]
+        for kind in ("DequantizeLinear", "QuantizeLinear", "Pad"):
+            if (maker := makers.get(name)) is None or maker.op_type != kind:
+                break
+            steps.append(maker)
+            name = maker.input[0]
+        else:
+            pads = onnx.numpy_helper.to_array(tensors[steps[-1].input[1]])
+            _set(node, pads=[int(each) for each in (*pads[2:4], *pads[6:8])])
+            node.input[0] = name
+            for each in steps:
+                graph.node.remove(each)
+
+
+def _set(node: Any, **attributes: list[int]) -> None:
+    kept = [each for each in node.attribute if each.name not in attributes]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(onnx.helper.make_attribute(*each) for each in attributes.items())])
+
+
 def _fold_stem(graph: Any) -> None:
-    """Let the first convolution, 7x7 with stride 2 over one channel, be 4x4 over the four of 2x2 pixels.
+    """Let the first convolution, with stride 2 over one channel, have stride 1 over the four of 2x2 pixels.
+
+    7x7 becomes 4x4, and 3x3 becomes 2x2.
 
     Every product and every sum stays the same, to the bit; what is new are zeros. Integer kernels take
     channels by fours, and gather single ones byte by byte: in ResNet-101 V2 pruned to a quarter the stem
@@ -74,18 +112,20 @@ def _fold_stem(graph: Any) -> None:
     stem = next(node for node in graph.node if node.op_type == "Conv")
     rounding = makers.get(stem.input[1])
     weight = tensors.get(rounding.input[0]) if rounding is not None else None
-    if weight is None or tuple(weight.dims[1:]) != (1, 7, 7):  # in float, or of another network
+    if weight is None or weight.dims[1] != 1:  # in float, or of another network
         return
     kernel = onnx.numpy_helper.to_array(weight)
-    folded = np.zeros((len(kernel), 4, 4, 4), kernel.dtype)
-    for row, column in np.ndindex(7, 7):
-        (down, odd_row), (right, odd_column) = divmod(row - 3, 2), divmod(column - 3, 2)
-        folded[:, 2 * odd_row + odd_column, down + 2, right + 2] = kernel[:, 0, row, column]
+    (pad,) = (each.ints[0] for each in stem.attribute if each.name == "pads")
+    side = kernel.shape[-1]
+    first, last = (-pad) // 2, (side - 1 - pad) // 2  # of the pixels' pairs that are read
+    blocks = last - first + 1
+    folded = np.zeros((len(kernel), 4, blocks, blocks), kernel.dtype)
+    for row, column in np.ndindex(side, side):
+        (down, odd_row), (right, odd_column) = divmod(row - pad, 2), divmod(column - pad, 2)
+        folded[:, 2 * odd_row + odd_column, down - first, right - first] = kernel[:, 0, row, column]
     weight.CopyFrom(onnx.numpy_helper.from_array(folded, weight.name))
-    shape = {"kernel_shape": [4, 4], "strides": [1, 1], "pads": [2, 2, 1, 1]}
-    kept = [each for each in stem.attribute if each.name not in shape]
-    del stem.attribute[:]
-    stem.attribute.extend([*kept, *(onnx.helper.make_attribute(*each) for each in shape.items())])
+    before, after = -first, blocks - 1 + first
+    _set(stem, kernel_shape=[blocks] * 2, strides=[1, 1], pads=[before, before, after, after])
     for node in graph.node:
         node.input[:] = ["image.folded" if name == onnxruntime.INPUT else name for name in node.input]
     fold = onnx.helper.make_node(

@@ -116,15 +116,16 @@ def _writers(group: Any, names: Mapping[nn.Module, str], known: Container[str]) 
 def with_widths(spec: NetSpec, widths: Mapping[tuple[str, ...], int]) -> NetSpec:
     """Return a specification whose named convolutions have other numbers of output channels."""
     stages = [list(stage) for stage in spec.stages]
-    stem = spec.stem
+    ends = {"conv1": spec.stem, "conv2": spec.last}
     for layers, width in widths.items():
         for layer in layers:
-            if layer == "conv1":
-                stem = width
+            if layer in ends:
+                ends[layer] = width
                 continue
             stage, unit, which = (int(word) for word in _UNIT_LAYER.findall(layer)[0])
             stages[stage - 1][unit] = _widened(stages[stage - 1][unit], which - 1, width)
-    return replace(spec, stem=stem, stages=tuple(tuple(stage) for stage in stages))
+    cut = tuple(tuple(stage) for stage in stages)
+    return replace(spec, stem=ends["conv1"], stages=cut, last=ends["conv2"])
 
 
 def _widened(unit: UnitSpec, which: int, width: int) -> UnitSpec:
@@ -155,11 +156,12 @@ class Bounds:
 
 
 def widths_of(spec: NetSpec) -> dict[str, int]:
-    """Return the number of output channels of the stem and of the units' convolutions, by name.
+    """Return the number of output channels of the stem, the units' and the last convolution, by name.
 
-    A projection is not told: it has the channels of its unit's last convolution.
+    A projection is not told: it has the channels of its unit's last convolution. Nor is a depthwise one,
+    which has those of what it reads.
     """
-    found = {"conv1": spec.stem}
+    found = {"conv1": spec.stem} | ({"conv2": spec.last} if spec.last else {})
     for i, stage in enumerate(spec.stages, start=1):
         for u, unit in enumerate(stage):
             found |= {f"layer{i}.{u}.conv{k}": width for k, width in enumerate(unit.widths, start=1)}

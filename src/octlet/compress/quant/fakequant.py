@@ -16,6 +16,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase
 from octlet.compress.quant.ranges import BINS, grid, least_squares_range, percentile_range
 
 LEVELS = 256
+_LEAST = 2.0**-12  # a channel's largest weight
 
 
 class _Round(torch.autograd.Function):
@@ -120,7 +121,9 @@ class ActivationFakeQuant(FakeQuantizeBase):  # type: ignore[misc]
 class WeightFakeQuant(FakeQuantizeBase):  # type: ignore[misc]
     """Signed weights of `bits` bits, symmetric, one scale an output channel: its largest magnitude / limit.
 
-    The scale is taken from the weights at every pass, so that it never lags a step behind them.
+    The scale is taken from the weights at every pass, so that it never lags a step behind them. That of a
+    channel whose weights are all but 0 is kept so large that 32 bits hold its bias, counted in steps of input
+    times weight.
     """
 
     dtype = torch.int8
@@ -146,7 +149,7 @@ class WeightFakeQuant(FakeQuantizeBase):  # type: ignore[misc]
             return w
         flat = w.detach().flatten(1)
         largest = torch.maximum(flat.amax(1), -flat.amin(1))  # twice as fast as abs().amax()
-        self._scale = (largest / self.quant_max).clamp_min(2.0**-16 / self.quant_max)
+        self._scale = (largest / self.quant_max).clamp_min(_LEAST / self.quant_max)
         rounded: Tensor = _RoundWeights.apply(  # type: ignore[no-untyped-call]
             w, self._scale.reshape(-1, *[1] * (w.ndim - 1))
         )

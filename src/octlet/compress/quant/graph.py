@@ -18,7 +18,8 @@ from octlet.core.errors import UsageError
 from octlet.models.resnet import Outputs, ResNet
 
 _ATEN = torch.ops.aten
-_TRAINING = 5  # which argument of aten.batch_norm says whether it trains
+_TRAINING = 5  # which argument of aten.batch_norm says whether it trains; two on stands its epsilon
+_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,34 @@ def _exported(net: ResNet, size: int) -> GraphModule:
     program = torch.export.export(copy.deepcopy(net).train(), (example,), dynamic_shapes=shapes, strict=True)
     module = program.module()
     assert isinstance(module, GraphModule)  # noqa: S101  (torch types it as any module)
+    _give_torchaos_epsilon(module)
     return module
+
+
+@torch.no_grad()
+def _give_torchaos_epsilon(graph: GraphModule) -> None:
+    """Let every batch norm add 1e-5 to the variance, and compute what it computed.
+
+    torchao takes no other number into its fused pattern. A convolution whose output is s times as large has a
+    variance s^2 times as large: with s^2 = 1e-5 / epsilon nothing changes, in training either.
+    """
+    for norm in [node for node in graph.graph.nodes if node.target is _ATEN.batch_norm.default]:
+        shrink = (_EPSILON / norm.args[_TRAINING + 2]) ** 0.5
+        if shrink == 1:
+            continue
+        convolution, _, _, mean, variance = norm.args[:_TRAINING]
+        for tensor in (*convolution.args[1:3], mean):  # a bias is None here, or one of the three
+            if isinstance(tensor, Node):
+                _tensor_of(graph, tensor).mul_(shrink)
+        _tensor_of(graph, variance).mul_(shrink**2)
+        norm.args = (*norm.args[: _TRAINING + 2], _EPSILON, *norm.args[_TRAINING + 3 :])
+    graph.recompile()
+
+
+def _tensor_of(graph: GraphModule, node: Node) -> Tensor:
+    owner, _, name = str(node.target).rpartition(".")
+    tensor: Tensor = getattr(graph.get_submodule(owner), name)
+    return tensor
 
 
 def _convolutions(graph: GraphModule) -> list[Node]:

@@ -17,15 +17,16 @@ from octlet.compress.quant.fakequant import ActivationFakeQuant, WeightFakeQuant
 _ATEN = torch.ops.aten
 CONVOLUTIONS = (_ATEN.conv2d.default,)
 _NORMS = (_ATEN.batch_norm.default,)
-_RECTIFIERS = (_ATEN.relu.default,)
+_RECTIFIERS = (_ATEN.relu.default, _ATEN.relu6.default)
 _SUMS = (_ATEN.add.Tensor,)
-_POOLS = (_ATEN.max_pool2d.default,)
+_PASSING = (_ATEN.max_pool2d.default, _ATEN.pad.default)  # zeros are on every grid
 
 
 class OctletQuantizer(Quantizer):  # type: ignore[misc]
-    """Annotates convolution (batch norm, ReLU), residual sum (ReLU) and max-pool, V1.5 and V2 alike.
+    """Annotates convolution (batch norm, ReLU), residual sum (ReLU), max-pool and padding, in all families.
 
-    Inputs and outputs of these are uint8, weights int8 by output channel. A max-pool has its input's scale.
+    Inputs and outputs of these are uint8, weights int8 by output channel. A max-pool and a padding have their
+    input's scale.
     The final linear layer is a 1x1 convolution here (see `octlet.models.resnet`). What follows the class
     activation map and the last feature map, two means, stays in float: they are the network's outputs.
     """
@@ -58,7 +59,7 @@ class OctletQuantizer(Quantizer):  # type: ignore[misc]
                     self._mark(node, {node.args[0]: self.activation, node.args[1]: self.weight}, _NORMS)
             elif node.target in _SUMS:
                 self._mark(node, dict.fromkeys(node.args[:2], self.activation), ())
-            elif node.target in _POOLS:
+            elif node.target in _PASSING:
                 source = node.args[0]
                 shared = SharedQuantizationSpec((source, node))
                 node.meta["quantization_annotation"] = QuantizationAnnotation(
