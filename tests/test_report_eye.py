@@ -174,12 +174,15 @@ def test_figures_of_a_model_file() -> None:
         "flag": True,
         "text": "x",
         "broken": {"value": "a", "low": 0, "high": 1},
+        "cross_validation": {"scans": 9, "sensitivity": {"DME": {"value": 0.5, "low": 0, "high": 1}}},
     }
     assert list(figures(metrics)) == [
         ("n", "722"),
         ("accuracy", "0.911 (0.886 to 0.934)"),
         ("accuracy, validation", "0.500"),
         ("per class CNV sensitivity", "1.000 (0.900 to 1.000)"),
+        ("scans, in folds", "9"),
+        ("sensitivity DME, in folds", "0.500 (0.000 to 1.000)"),
     ]
 
 

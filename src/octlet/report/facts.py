@@ -78,4 +78,7 @@ def figures(metrics: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
 
 
 def _named(key: str) -> str:
-    return f"{key.removeprefix('val ')}, validation" if key.startswith("val ") else key
+    for above, of in (("val ", "validation"), ("cross validation ", "in folds")):
+        if key.startswith(above):
+            return f"{key.removeprefix(above)}, {of}"
+    return key
