@@ -38,6 +38,8 @@ class TrainConfig:
         brightness: largest relative change of level.
         contrast: largest relative change of contrast about the mean.
         speckle: standard deviation of multiplicative noise.
+        degrade: share of the scans that lose contrast, or get speckle, blur or blocks; a teacher sees them
+            without.
         views: draw from so many augmented versions of each scan, the same ones whatever the seed, so that a
             teacher is asked once for each; 0 augments anew every time.
         device: "auto" is CUDA where there is one.
@@ -71,6 +73,7 @@ class TrainConfig:
     brightness: float = 0.15
     contrast: float = 0.15
     speckle: float = 0.1
+    degrade: float = 0.0
     views: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
@@ -98,6 +101,7 @@ _RANGES = (
     ("brightness", 0.0, 1.0),
     ("contrast", 0.0, 1.0),
     ("speckle", 0.0, 1.0),
+    ("degrade", 0.0, 1.0),
     ("views", 0, 10_000),
     ("threads", 0, 1024),
     ("save_minutes", 0.0, 1440.0),

@@ -17,6 +17,7 @@ from octlet.core.labels import LABELS
 from octlet.evaluate import calibration, metrics
 from octlet.train.augment import augment
 from octlet.train.config import TrainConfig
+from octlet.train.degrade import degrade
 from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
 from octlet.train.state import TrainState
@@ -109,8 +110,9 @@ def train_epoch(
         objective.before_step(state.net, step / total)
         scans, labels = fold.batch(picks, device)
         generator = generator_for(config.seed, place.epoch, place.step, _BATCH)
-        shown = _shown(scans, picks, config, generator)
-        loss, logits = _step(state, shown, labels, config, device, objective)
+        whole = _shown(scans, picks, config, generator)
+        shown = degrade(whole, config.degrade, generator)
+        loss, logits = _step(state, shown, whole, labels, config, device, objective)
         place.loss_sum += loss * len(picks)
         place.correct += int((logits.argmax(1) == labels).sum())
         place.seen += len(picks)
@@ -142,17 +144,20 @@ def _set_rate(state: TrainState, config: TrainConfig, step: int, total: int) -> 
 
 def _step(
     state: TrainState,
-    scans: Tensor,
+    shown: Tensor,
+    whole: Tensor,
     labels: Tensor,
     config: TrainConfig,
     device: torch.device,
     objective: Objective,
 ) -> tuple[float, Tensor]:
+    """Learn from scans as the network is shown them and as they are; return the loss and the logits."""
     if device.type == "cpu":
-        scans = scans.contiguous(memory_format=torch.channels_last)
+        shown = shown.contiguous(memory_format=torch.channels_last)
+        whole = whole.contiguous(memory_format=torch.channels_last)
     with autocast(config, device):
-        outputs = state.net(scans)
-    loss = objective.loss(outputs, scans, labels)
+        outputs = state.net(shown)
+    loss = objective.loss(outputs, whole, labels)
     value = loss.item()
     if not math.isfinite(value):
         rule = f"the training loss became {value} in epoch {state.progress.epoch + 1}"
