@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from octlet.core.labels import LABELS
-from octlet.train.checkpoint import load_run, read_tensors
+from octlet.train.checkpoint import load_run, read_tensors, write_tensors
 
 SMALL = ["--model", "resnet18", "--size", "32", "--batch", "8", "--lr", "0.003"]
 # the class is a height, so nothing may move it
@@ -172,6 +173,21 @@ def test_a_finished_or_changed_run_is_not_overwritten(octlet, scans, split, whol
     moved = train(octlet, scans, other, whole, "--epochs", "4", "--set", "ema=0.5", "--resume")
     assert moved.returncode == 2
     assert "the split is not the run's" in moved.stderr
+
+
+def test_a_run_from_before_a_setting_came_is_continued_with_its_default(
+    octlet, scans, split, whole, tmp_path
+):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    tensors, record = read_tensors(out / "last.safetensors")
+    del record["config"]["degrade"]
+    write_tensors(out / "last.safetensors", tensors, record)
+    words = ("--epochs", "4", "--set", "ema=0.5", "--resume")
+    assert train(octlet, scans, split, out, *words).returncode == 0
+    assert losses(out) == losses(whole)
+    other = train(octlet, scans, split, out, *words, "--set", "degrade=0.5")
+    assert "differ from the run's in degrade" in other.stderr
 
 
 def test_a_leaking_split_is_refused(octlet, scans, split, tmp_path):

@@ -79,6 +79,8 @@ def train_stage(branch: Branch) -> Stage:
     """Return the stage that trains the dense network."""
     config, run = branch.recipe.train, branch.dense
     settings = as_dict(config) | {"weights": "", "save_minutes": 0, "threads": 0}
+    if not config.degrade:
+        del settings["degrade"]  # it came later, and runs from before are still good
     weights = [Path(config.weights)] if config.weights else []
 
     def action(again: bool) -> None:

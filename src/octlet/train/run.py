@@ -172,7 +172,9 @@ def _check_out(out: Path, settings: dict[str, Any], split: list[SplitRecord], re
         return
     if not last.is_file():
         raise UsageError("there is nothing to resume", path=out, remedy="start it without --resume")
-    was = read_tensors(last)[1]["config"]
+    was = (
+        as_dict(TrainConfig()) | read_tensors(last)[1]["config"]
+    )  # a setting that came later had its default
     changed = sorted(key for key in settings.keys() | was.keys() if was.get(key) != settings.get(key))
     if changed:
         rule = f"the settings differ from the run's in {', '.join(changed)}"

@@ -11,6 +11,9 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+# What nobody runs here: tests, and the tools that make and change ONNX models
+LEFT_OUT = re.compile("/tests?/|/onnxruntime/(quantization|tools|transformers)/")
+
 COMMAND = """#!{home}/bin/python -I
 from octlet.__main__ import run
 run()
@@ -30,11 +33,11 @@ def unpack(wheel: str, site: Path) -> None:
 
 
 def main(home: str, *wheels: str) -> None:
-    """Unpack all, compile them (the service may write nothing; nobody runs tests) and write the command."""
+    """Unpack all, compile what a service runs, which may write nothing, and write the command."""
     site = Path(sysconfig.get_paths()["purelib"])
     for wheel in wheels:
         unpack(wheel, site)
-    compileall.compile_dir(site, quiet=2, stripdir=str(site), rx=re.compile("/tests?/"))
+    compileall.compile_dir(site, quiet=2, stripdir=str(site), rx=LEFT_OUT)
     command = Path(sys.prefix, "bin", "octlet")
     command.write_text(COMMAND.format(home=home))
     command.chmod(0o755)
