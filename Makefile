@@ -119,13 +119,17 @@ release-figures: robustness
 	$(ONE) benchmarks/flip.py docs/results/flip.csv $(OCTLET_DATA) real/release/split $(FOLDS)
 	$(ONE) benchmarks/release_notes.py docs/results real/release/check/index.csv $(firstword $(FOLDS)) recipes/pi5-notes.md
 
-# What corrupted scans, or another shape, do to the dense and the small network; after `make frontier`
+# What corrupted scans, or another shape, do to the dense network, the small one and the small one as it was
+# before it was shown poor scans; after `make frontier release-model`
 robustness: .venv/ready
-	$(ONE) benchmarks/robustness.py real/robustness/robustness $(OCTLET_DATA) real/finetune/split \
-	    --dense $(DENSE) --small $(SMALL) --every 4
-	$(ONE) benchmarks/shape_shortcut.py real/robustness/shape-shortcut $(OCTLET_DATA) real/finetune/split \
-	    --model int8 $(SMALL)
+	$(ONE) benchmarks/robustness.py real/robustness/robustness $(OCTLET_DATA) real/release/split \
+	    --dense $(DENSE) --small $(FOLDS) --every 4 --work real/robustness/robustness.work
+	$(ONE) benchmarks/robustness.py real/robustness/before $(OCTLET_DATA) real/finetune/split \
+	    --dense $(DENSE) --small $(SMALL) --every 4 --work real/robustness/robustness.work
+	$(ONE) benchmarks/shape_shortcut.py real/robustness/shape-shortcut $(OCTLET_DATA) real/release/split \
+	    --model int8 $(FOLDS)
 	cp real/robustness/robustness.csv real/robustness/robustness.png real/robustness/shape-shortcut.csv docs/results
+	cp real/robustness/before.csv docs/results/robustness-before.csv
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
 peers: .venv/ready

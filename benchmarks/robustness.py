@@ -1,14 +1,15 @@
 """How corrupted scans are classified: each fold's dense and small model on its own test scans, side by side.
 
-    python benchmarks/robustness.py OUT SCANS SPLITS --dense MODEL ... --small MODEL ... [--every N]
+    python benchmarks/robustness.py OUT SCANS SPLITS --dense MODEL ... --small MODEL ... [--every N] \
+        [--work FOLDER]
 
 SPLITS is a folder with fold-0.csv, fold-1.csv ..., one for each model file of either list. Every test scan is
 corrupted as `octlet.data.corruption` has it, six ways at five strengths, alike for both models. `--every N`
 takes of a fold's test scans, their paths sorted, the first and each N-th after it, which keeps the shares of
 the classes.
 
-Writes OUT.csv and OUT.png. What was predicted is kept in OUT.work, by the content of the models and of the
-corruptions, and not predicted again.
+Writes OUT.csv and OUT.png. What a model predicted is kept in FOLDER (OUT.work), by the content of the model
+and of the corruptions, and not predicted again.
 """
 
 import argparse
@@ -52,15 +53,15 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Fold:
-    """A fold's split, its two model files and where its predictions are kept."""
+    """A fold's split, its two model files and the folder of what each predicted, and of what is refused."""
 
     split: Path
     models: dict[str, Path]
-    kept: Path
+    kept: dict[str, Path]
 
     def file(self, what: str, condition: tuple[str, int]) -> Path:
         """Return where a condition's predictions by a model, or its refused scans, are kept."""
-        return self.kept / f"{condition[0]}-{condition[1]}-{what}.csv"
+        return self.kept[what] / f"{condition[0]}-{condition[1]}-{what}.csv"
 
 
 def main() -> None:
@@ -71,15 +72,16 @@ def main() -> None:
     words.add_argument("--dense", type=Path, nargs="+", required=True)
     words.add_argument("--small", type=Path, nargs="+", required=True)
     words.add_argument("--every", type=int, default=1)
+    words.add_argument("--work", type=Path)
     given = words.parse_args()
     splits = sorted(given.splits.glob("fold-*.csv"))
     if not len(splits) == len(given.dense) == len(given.small) or given.every < 1:
         raise UsageError(f"{len(splits)} splits need as many model files of each kind, and --every 1 or more")
+    work = given.work or given.out.with_suffix(".work")
     folds = [
-        Fold(split, dict(zip(MODELS, models, strict=True)), given.out.with_suffix(".work"))
+        keyed(split, dict(zip(MODELS, models, strict=True)), work, given.every)
         for split, *models in zip(splits, given.dense, given.small, strict=True)
     ]
-    folds = [keyed(fold, given.every) for fold in folds]
     jobs = [(fold, condition) for fold in folds for condition in CONDITIONS]
     for job in bar("corrupting and predicting")(range(len(jobs))):
         predict(*jobs[job], given.scans, given.every)
@@ -92,11 +94,14 @@ def main() -> None:
 # Predicting -------------------------------------------------------------------------------------------
 
 
-def keyed(fold: Fold, every: int) -> Fold:
-    """Return a fold whose folder is named after all that decides what will be predicted."""
-    files = [fold.split, *fold.models.values(), Path(corruption.__file__)]
-    key = hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:12]
-    return Fold(fold.split, fold.models, fold.kept / f"{fold.split.stem}-every-{every}-{key}")
+def keyed(split: Path, models: dict[str, Path], work: Path, every: int) -> Fold:
+    """Return a fold whose folders are named after all that decides what they will hold."""
+
+    def folder(*files: Path) -> Path:
+        known = "".join(map(sha256_of, (split, *files, Path(corruption.__file__))))
+        return work / f"{split.stem}-every-{every}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
+
+    return Fold(split, models, {"refused": folder()} | {name: folder(file) for name, file in models.items()})
 
 
 def tested(split: Path, every: int) -> list[SplitRecord]:
@@ -106,33 +111,39 @@ def tested(split: Path, every: int) -> list[SplitRecord]:
 
 
 @lru_cache(maxsize=1)
-def opened(
-    split: Path, models: tuple[Path, ...], scans: Path, every: int
-) -> tuple[list[Gray], list[Predictor]]:
-    grays = [read_pixels(scans, record.path) for record in tested(split, every)]
-    return grays, [Predictor.open(model, threads=1) for model in models]
+def pixels_of(split: Path, scans: Path, every: int) -> list[Gray]:
+    return [read_pixels(scans, record.path) for record in tested(split, every)]
+
+
+@lru_cache(maxsize=len(MODELS))
+def opened(model: Path) -> Predictor:
+    return Predictor.open(model, threads=1)
 
 
 def predict(fold: Fold, condition: tuple[str, int], scans: Path, every: int) -> None:
-    """Write what each model says of a fold's corrupted scans, unless that is there, and which are refused."""
-    if all(fold.file(what, condition).exists() for what in (*MODELS, "refused")):
+    """Write what each model says of a fold's corrupted scans, and which are refused, unless that is there."""
+    missing = [what for what in fold.kept if not fold.file(what, condition).exists()]
+    if not missing:
         return
-    grays, predictors = opened(fold.split, tuple(fold.models.values()), scans, every)
     records = tested(fold.split, every)
-    seen = [corrupted(gray, record.path, condition) for gray, record in zip(grays, records, strict=True)]
-    for name, predictor in zip(fold.models, predictors, strict=True):
-        prepared = [predictor.prepare(gray, record.path) for gray, record in zip(seen, records, strict=True)]
-        batches = [prepared[start : start + BATCH] for start in range(0, len(prepared), BATCH)]
-        said = np.concatenate([predictor.score(batch).probabilities for batch in batches])
-        paths, patients = [each.path for each in records], [each.patient for each in records]
-        labels = np.array([index_of(each.label) for each in records], np.int64)
-        write_predictions(
-            fold.file(name, condition), Predictions(tuple(paths), labels, tuple(patients), said)
-        )
-    faults = [
-        record.path for gray, record in zip(seen, records, strict=True) if measure(gray).fault is not None
-    ]
-    write_text(fold.file("refused", condition), "".join(f"{path}\n" for path in faults))
+    paths = [each.path for each in records]
+    grays = zip(pixels_of(fold.split, scans, every), paths, strict=True)
+    seen = [corrupted(gray, path, condition) for gray, path in grays]
+    for name in missing:
+        if name == "refused":
+            faults = [path for gray, path in zip(seen, paths, strict=True) if measure(gray).fault is not None]
+            write_text(fold.file(name, condition), "".join(f"{path}\n" for path in faults))
+        else:
+            said = probabilities_of(opened(fold.models[name]), seen, paths)
+            labels = np.array([index_of(each.label) for each in records], np.int64)
+            patients = tuple(each.patient for each in records)
+            write_predictions(fold.file(name, condition), Predictions(tuple(paths), labels, patients, said))
+
+
+def probabilities_of(predictor: Predictor, grays: Sequence[Gray], names: Sequence[str]) -> Floats:
+    prepared = [predictor.prepare(gray, name) for gray, name in zip(grays, names, strict=True)]
+    batches = [prepared[start : start + BATCH] for start in range(0, len(prepared), BATCH)]
+    return np.concatenate([predictor.score(batch).probabilities for batch in batches])
 
 
 def corrupted(gray: Gray, path: str, condition: tuple[str, int]) -> Gray:
