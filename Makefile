@@ -9,8 +9,12 @@ BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types contracts pytest real int8 frontier clean
+.PHONY: demo test lint types contracts pytest scans real int8 frontier clean
 .DELETE_ON_ERROR:
+
+# the real scans, which are not in the repository; docs/results/README.md tells where they come from
+scans:
+	@test -d "$(OCTLET_DATA)" || { echo "set OCTLET_DATA to the folder of the scans: docs/results/README.md"; exit 2; }
 
 demo: .venv/ready
 	$(BIN)/octlet run recipes/demo.toml --out demo
@@ -30,7 +34,7 @@ contracts: .venv/ready
 pytest: .venv/ready .venv-device/ready
 	OMP_NUM_THREADS=1 OCTLET_DEVICE_PYTHON=$(CURDIR)/.venv-device/bin/python $(BIN)/pytest $(PARALLEL)
 
-real: .venv/ready
+real: .venv/ready scans
 	$(BIN)/octlet run recipes/real.toml --out real/finetune
 	$(BIN)/octlet run recipes/real-seed.toml --out real/seed
 	$(BIN)/octlet evaluate real/finetune/fold-?/evaluation/predictions.csv --out docs/results/resnet101v2
@@ -45,7 +49,7 @@ real: .venv/ready
 	$(BIN)/python benchmarks/prior_shift.py real/finetune docs/results/prior-shift.csv
 	$(BIN)/python benchmarks/shape_leak.py docs/results/shape-leak.csv
 
-int8: .venv/ready
+int8: .venv/ready scans
 	benchmarks/int8_folds.sh "ptq qat" 0 1 2 3 4
 	benchmarks/int8_folds.sh "qat-linear ptq-4bit qat-4bit" 0
 	for variant in ptq qat; do $(BIN)/octlet evaluate real/int8/fold-?/$$variant/evaluation/predictions.csv \
@@ -62,7 +66,7 @@ int8: .venv/ready
 	    --curves float=real/finetune/fold-0/train --out docs/results/int8-4bit
 	$(BIN)/python benchmarks/int8.py docs/results/int8-cost.csv
 
-frontier: .venv/ready
+frontier: .venv/ready scans
 	$(BIN)/octlet frontier real/finetune/fold-0/train real/finetune/fold-1/train real/finetune/fold-2/train \
 	    real/finetune/fold-3/train real/finetune/fold-4/train --data $(OCTLET_DATA) --out real/frontier \
 	    --to-macs 0.18,0.05 --int8 qat --steps 3 --epochs 2 --last-epochs 48 --lr 2e-4 --set prune.units=0.85 \
@@ -88,13 +92,13 @@ tried: .venv/ready
 	cp real/tried/table.csv docs/results/tried.csv
 	cp real/tried/difference.png docs/results/tried.png
 
-trust: .venv/ready
+trust: .venv/ready scans
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
 	$(ONE) benchmarks/trust.py real/trust/trust $(OCTLET_DATA) real/trust/not-oct real/finetune/split $(INT8)
 	cp real/trust/trust.csv real/trust/trust.png docs/results
 
-heatmaps: real/heatmaps/model.octlet
-	$(ONE) benchmarks/heatmaps.py real/heatmaps/heatmaps $(OCTLET_DATA) real/finetune/split $< $(INT8)
+heatmaps: scans real/heatmaps/model.octlet
+	$(ONE) benchmarks/heatmaps.py real/heatmaps/heatmaps $(OCTLET_DATA) real/finetune/split real/heatmaps/model.octlet $(INT8)
 	cp real/heatmaps/heatmaps.csv real/heatmaps/heatmaps.png docs/results
 
 # The model that ships, hours on two cores; and what its card tells of the folds' networks, before the last stage
@@ -104,7 +108,7 @@ DENSE := $(foreach k,0 1 2 3 4,real/finetune/fold-$(k)/model.octlet)
 SMALL := $(foreach k,0 1 2 3 4,real/frontier/fold-$(k)/0.18/int8/model.octlet)
 RELEASE := docs/results/release
 
-release-model: .venv/ready
+release-model: .venv/ready scans
 	$(BIN)/octlet run recipes/pi5.toml --out real/release
 	mkdir -p $(RELEASE)
 	cp real/release/comparison/confusion.png real/release/comparison/difference.png $(RELEASE)
@@ -121,7 +125,7 @@ release-figures: robustness
 
 # What corrupted scans, or another shape, do to the dense network, the small one and the small one as it was
 # before it was shown poor scans; after `make frontier release-model`
-robustness: .venv/ready
+robustness: .venv/ready scans
 	$(ONE) benchmarks/robustness.py real/robustness/robustness $(OCTLET_DATA) real/release/split \
 	    --dense $(DENSE) --small $(FOLDS) --every 4 --work real/robustness/robustness.work
 	$(ONE) benchmarks/robustness.py real/robustness/before $(OCTLET_DATA) real/finetune/split \
@@ -132,7 +136,7 @@ robustness: .venv/ready
 	cp real/robustness/before.csv docs/results/robustness-before.csv
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
-peers: .venv/ready
+peers: .venv/ready scans
 	$(NNCF) $(ONE) benchmarks/peers.py docs/results/peers.csv $(OCTLET_DATA) real/finetune/split --work real/peers \
 	    --original 'real/seed/fold-{k}' --float 'real/finetune/fold-{k}' \
 	    --litert 'LiteRT, Octlet int8=real/int8/fold-{k}/qat/model.octlet' \
@@ -150,7 +154,7 @@ real/heatmaps/model.octlet: | .venv/ready
 	    --licence "Apache-2.0; trained on simulated scans"
 
 # What `octlet predict` adds to the bare engine from a standing start; after `make frontier`, on a quiet machine
-cold-start: .venv/ready
+cold-start: .venv/ready scans
 	$(ONE) benchmarks/cold_start.py docs/results/cold-start.csv $(firstword $(wildcard $(OCTLET_DATA)/train/CNV/*)) \
 	    real/frontier/fold-0/0.18/int8/model.octlet real/int8/fold-0/qat/model.octlet
 
