@@ -86,9 +86,9 @@ ONE := OMP_NUM_THREADS=1 $(BIN)/python
 .PHONY: tried
 tried: .venv/ready
 	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv docs/results/int8/PTQ.csv docs/results/int8/QAT.csv \
-	    $(foreach point,0.2 0.18 0.05,docs/results/frontier/predictions/$(point)-int8.csv) --name "dense float" \
-	    --name "PTQ" --name "QAT" --name "20 %, 16 epochs, QAT" --name "18 %, 48 epochs, QAT" \
-	    --name "5 %, 48 epochs, QAT" --out real/tried
+	    $(foreach point,0.2 0.18 0.05,docs/results/frontier/predictions/$(point)-int8.csv) \
+	    docs/results/release/predictions.csv --name "dense float" --name "PTQ" --name "QAT" --name "20 %, 16 epochs, QAT" --name "18 %, 48 epochs, QAT" \
+	    --name "5 %, 48 epochs, QAT" --name "18 %, poor scans, QAT" --out real/tried
 	cp real/tried/table.csv docs/results/tried.csv
 	cp real/tried/difference.png docs/results/tried.png
 
@@ -140,10 +140,11 @@ peers: .venv/ready scans
 	$(NNCF) $(ONE) benchmarks/peers.py docs/results/peers.csv $(OCTLET_DATA) real/finetune/split --work real/peers \
 	    --original 'real/seed/fold-{k}' --float 'real/finetune/fold-{k}' \
 	    --litert 'LiteRT, Octlet int8=real/int8/fold-{k}/qat/model.octlet' \
-	    --litert 'LiteRT, Octlet pruned int8=real/frontier/fold-{k}/0.18/int8/model.octlet' \
+	    --litert 'LiteRT, Octlet pruned int8=real/release/fold-{k}/compressed.octlet' \
 	    --model 'Octlet int8=real/int8/fold-{k}/qat/model.octlet' \
-	    --model 'Octlet pruned int8=real/frontier/fold-{k}/0.18/int8/model.octlet' \
+	    --model 'Octlet pruned int8=real/release/fold-{k}/compressed.octlet' \
 	    --counts docs/results/arm-count.csv --page docs/peers.md
+	$(BIN)/python benchmarks/peers_figure.py docs/results/peers.csv docs/img/steps.png
 
 real/heatmaps/model.octlet: | .venv/ready
 	test -d real/heatmaps/scans || $(BIN)/octlet data phantom real/heatmaps/scans --n 480 --seed 5

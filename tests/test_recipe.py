@@ -107,6 +107,7 @@ def write(folder: Path, text: str) -> Path:
 def test_every_recipe_that_ships_is_valid(monkeypatch):
     monkeypatch.setenv("OCTLET_DATA", "scans")
     monkeypatch.setenv("OCTLET_WEIGHTS", "w.safetensors")
+    monkeypatch.setenv("OCTLET_LITE0", "l.safetensors")
     recipes = {path.name: read_recipe(path) for path in RECIPES.glob("*.toml")}
     assert recipes["real.toml"].train.weights == "w.safetensors"
     assert recipes["real-seed.toml"].split.seed == recipes["real.toml"].split.seed
