@@ -7,11 +7,12 @@ SPLITS is a folder with fold-0.csv, fold-1.csv ..., one for each model file; NOT
 models said of their test scans, which are for training in this fold; the prototypes are those of its own
 training scans. Nothing of a fold's test scans reaches its thresholds.
 
-Writes OUT.csv and OUT.png, and keeps scores and calibrated model files in OUT.work, where they are found
-again.
+Writes OUT.csv and OUT.png, and keeps scores and calibrated model files in OUT.work, where the same models and
+splits find them again.
 """
 
 import csv
+import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from octlet.core.errors import InputError
+from octlet.core.files import sha256_of
 from octlet.core.image import read_scan
 from octlet.core.labels import LABELS, URGENCY, index_of
 from octlet.core.prediction import NOT_OCT, POOR, Prediction
@@ -49,9 +51,9 @@ class Seen:
 
 
 def main(out: Path, scans: Path, strange: Path, splits: Path, models: list[Path]) -> None:
-    work = out.with_suffix(".work")
-    work.mkdir(parents=True, exist_ok=True)
     folds = list(zip(models, sorted(splits.glob("fold-*.csv")), strict=True))
+    work = out.with_suffix(".work") / key_of([file for fold in folds for file in fold])
+    work.mkdir(parents=True, exist_ok=True)
     scores = [score(model, scans, split, work / f"scores-{k}.csv") for k, (model, split) in enumerate(folds)]
     real, others = [], []
     for k, (model, split) in enumerate(folds):
@@ -75,6 +77,10 @@ def main(out: Path, scans: Path, strange: Path, splits: Path, models: list[Path]
 
 def octlet(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "octlet", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+
+
+def key_of(files: list[Path]) -> str:
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:12]
 
 
 def score(model: Path, scans: Path, split: Path, file: Path) -> Path:
