@@ -22,13 +22,13 @@ Row = Mapping[str, str]
 # the rows of the path, in its order, and what each step is called
 STEPS = {
     "original path: torch eager fp32, ResNet-101 V1.5": "original path: ResNet-101\nfrom scratch, PyTorch",
-    "torch eager fp32": "from ImageNet weights,\nResNet-101 V2, PyTorch",
+    "torch eager fp32": "from ImageNet\nweights, V2",
     "ONNX Runtime fp32": "exported, float",
     "Octlet int8": "8-bit integers, trained",
     "Octlet pruned int8": "pruned to 18 %, distilled,\n8-bit: the model that ships",
 }
 # where each name stands, in points from its mark: they must not cover each other
-PLACES = {0: (24, 0), 1: (14, -92), 2: (8, -44), 3: (0, -62), 4: (-40, -46)}
+PLACES = {0: (24, 0), 1: (0, -52), 2: (8, -44), 3: (0, -62), 4: (-40, -46)}
 
 
 def main(table: Path, out: Path) -> None:
@@ -56,7 +56,7 @@ def draw(rows: Mapping[str, Row]) -> bytes:
             place(row),
             xytext=PLACES[number],
             textcoords="offset points",
-            ha="center" if number > 1 else "left",
+            ha=("left", "right", "center", "center", "center")[number],
             va="center",
             fontsize=8.5,
             color=LIGHT.ink,
