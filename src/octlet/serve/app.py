@@ -193,6 +193,8 @@ async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     finally:
         task.cancel()
         gone.cancel()
+        # until it has let go of its scans, the worker could begin with them
+        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 def openapi() -> dict[str, Any]:
