@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from octlet.core.errors import InputError
 from octlet.core.labels import LABELS
 from octlet.data.index import build_index
 from octlet.data.source import open_source
@@ -208,3 +209,19 @@ def test_a_start_answers_and_is_weighed_by_itself(place: Path, easy_scans: Path)
     [[turn]] = json.loads(told)
     assert 20 < turn["peak_mb"] < weight.nbytes / 1e6
     assert turn["seconds"] > 0
+
+
+def test_the_picture_shows_the_committed_table_and_names_a_step_without_times(
+    peers: Any, tmp_path: Path
+) -> None:
+    import peers_figure
+
+    table, out = BENCHMARKS.parent / "docs" / "results" / "peers.csv", tmp_path / "steps.png"
+    peers_figure.main(table, out)
+    assert out.read_bytes().startswith(b"\x89PNG")
+    cut = tmp_path / "cut.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    cut.write_text("".join(line for line in lines if not line.startswith("Octlet pruned int8")))
+    with pytest.raises(InputError, match="no times of 'Octlet pruned int8'"):
+        peers_figure.main(cut, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
