@@ -1,4 +1,4 @@
-"""A narrow network of the family of EfficientNet-Lite0, and the same rounded."""
+"""A narrow network of the family of EfficientNet-Lite0, the same rounded, and what other tests use too."""
 
 from functools import cache
 
@@ -48,6 +48,17 @@ def random_net(spec: NetSpec = NARROW) -> ResNet:
             net.conv1.weight[0] *= 1e-12
             net.bn1.bias[0] = 7.0
     return net.eval()
+
+
+def watched_places(net: nn.Module) -> dict[str, int]:
+    """The places of each convolution's and batch norm's output, filled in when the network runs."""
+    places: dict[str, int] = {}
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            module.register_forward_hook(
+                lambda _, __, out, name=name: places.update({name: out[0, 0].numel()})
+            )
+    return places
 
 
 @cache

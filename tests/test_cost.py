@@ -10,6 +10,7 @@ import torch_pruning
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from lite import watched_places
 from onnx import TensorProto
 from torch import nn
 
@@ -73,12 +74,7 @@ def specs(draw: st.DrawFn) -> NetSpec:
 @example(SPECS["bottleneck"], 33)
 def test_macs_and_parameters_are_those_of_torch_and_torch_pruning(spec, size):
     net, cost = build(spec).eval(), cost_of(spec, size)
-    places: dict[str, int] = {}
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-            module.register_forward_hook(
-                lambda _, __, out, name=name: places.update({name: out[0, 0].numel()})
-            )
+    places = watched_places(net)
     scan = torch.zeros(1, spec.channels, size, size)
     with torch.inference_mode():
         cam = net(scan).cam

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from easy import command, result_of
+from lite import scans, seen
 from onnx import numpy_helper
 from torch import nn
 
@@ -24,7 +25,6 @@ from octlet.core.settings import as_dict
 from octlet.export import litert as translation
 from octlet.export.litert import to_litert
 from octlet.export.onnx import check_parity, to_onnx, torch_outputs
-from octlet.export.package import simulated_scans
 from octlet.export.qdq import IntegerModel, check_integers, check_placement, to_qdq
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec
@@ -62,16 +62,6 @@ def random_net(family: str) -> ResNet:
             if tensor.is_floating_point():
                 nn.init.uniform_(tensor, 0.1 if name.endswith("var") else -0.5, 0.5)
     return net.eval()
-
-
-@cache
-def scans(size: int) -> np.ndarray:
-    return simulated_scans(16, size)
-
-
-def seen(size: int) -> np.ndarray:
-    """The scans as the network's input."""
-    return scans(size)[:, None].astype(np.float32) / 127.5 - 1
 
 
 @cache

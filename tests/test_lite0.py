@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch_pruning
-from lite import NAME, NARROW, random_net, rounded, seen
+from lite import NAME, NARROW, random_net, rounded, seen, watched_places
 from lite0_weights import read_package, renamed
 from onnx import numpy_helper
 from torch import nn
@@ -187,12 +187,7 @@ def test_specifications_of_older_files_and_of_families_to_come():
 @pytest.mark.parametrize(("spec", "size"), [(NARROW, 45), (named_spec(NAME), 64)])
 def test_macs_and_parameters_are_those_of_torch_pruning(spec, size):
     net, cost = build(spec).eval(), cost_of(spec, size)
-    places: dict[str, int] = {}
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-            module.register_forward_hook(
-                lambda _, __, out, name=name: places.update({name: out[0, 0].numel()})
-            )
+    places = watched_places(net)
     operations, parameters = torch_pruning.utils.count_ops_and_params(net, torch.zeros(1, 1, size, size))
     assert cost.parameters == parameters == sum(p.numel() for p in net.parameters())
     layers, modules = {layer.name: layer for layer in cost.layers if layer.macs}, dict(net.named_modules())
