@@ -1,6 +1,9 @@
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 from easy import command
@@ -90,6 +93,33 @@ def test_a_stopped_stage_is_told_that_it_goes_on(kitchen):
     kitchen.broken = False
     assert kitchen.run() == ["bread"]
     assert kitchen.calls == [("bread", True)]
+
+
+def test_a_stage_that_another_run_is_at_is_waited_for_not_run_twice(kitchen):
+    kneading, waiting = Event(), Event()
+    dough, _ = kitchen.stages()
+
+    def knead(again):
+        kneading.set()
+        assert waiting.wait(60)
+        dough.action(again)
+
+    def first():
+        run_stages([replace(dough, action=knead)], kitchen.out, lambda _: None)
+
+    def hear(told):
+        heard.append(told)
+        if "waiting" in told:
+            waiting.set()
+
+    heard: list[str] = []
+    with ThreadPoolExecutor() as others:
+        running = others.submit(first)
+        assert kneading.wait(60)
+        run_stages([dough], kitchen.out, hear)
+        running.result()
+    assert heard == ["dough: waiting for another process that is at it", "dough: up to date"]
+    assert kitchen.calls == [("dough", False)]
 
 
 def test_a_missing_input_is_named(kitchen):

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from octlet.core.errors import InputError
 from octlet.core.files import sha256_of, write_json
@@ -40,7 +43,8 @@ def run_stages(
     """Run the stages that are not done, in order, and return what was run and what was skipped.
 
     A stage is done when its outputs stand and its settings and the CONTENT of its inputs are those of the
-    run that wrote them. Outputs of another setting are moved to `out`/previous, never overwritten.
+    run that wrote them. Outputs of another setting are moved to `out`/previous, never overwritten. Several
+    processes may run stages of one folder at a time: a stage that another is at is waited for.
 
     Args:
         stages: in order of their needs.
@@ -57,24 +61,45 @@ def run_stages(
             continue
         if only and _lacks_input(stage):  # it pools stages that this call leaves out
             continue
-        print_ = _fingerprint(stage)
-        note = out / STATE / f"{stage.name.replace('/', '.')}.json"
-        known = _read(note)
-        if known.get("fingerprint") == print_ and known["done"] and all(p.exists() for p in stage.outputs):
-            say(f"{stage.name}: up to date")
-            report.append({"stage": stage.name, "status": "kept", "seconds": known["seconds"]})
-            continue
-        again = known.get("fingerprint") == print_ and not known["done"]
-        if not again:
-            _set_aside(stage, out)
-        say(f"{stage.name}: {'continuing' if again else 'running'}")
-        write_json(note, {"fingerprint": print_, "done": False, "seconds": 0.0})
-        began = time.monotonic()
-        stage.action(again)
-        seconds = round(time.monotonic() - began, 1)
-        write_json(note, {"fingerprint": print_, "done": True, "seconds": seconds})
-        report.append({"stage": stage.name, "status": "done", "seconds": seconds})
+        with _alone(out / STATE / f"{stage.name.replace('/', '.')}.lock", stage.name, say):
+            report.append(_settle(stage, out, say))
     return report
+
+
+def _settle(stage: Stage, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run one stage unless it is done; return its line of the report."""
+    print_ = _fingerprint(stage)
+    note = out / STATE / f"{stage.name.replace('/', '.')}.json"
+    known = _read(note)
+    if known.get("fingerprint") == print_ and known["done"] and all(p.exists() for p in stage.outputs):
+        say(f"{stage.name}: up to date")
+        return {"stage": stage.name, "status": "kept", "seconds": known["seconds"]}
+    again = known.get("fingerprint") == print_ and not known["done"]
+    if not again:
+        _set_aside(stage, out)
+    say(f"{stage.name}: {'continuing' if again else 'running'}")
+    write_json(note, {"fingerprint": print_, "done": False, "seconds": 0.0})
+    began = time.monotonic()
+    stage.action(again)
+    seconds = round(time.monotonic() - began, 1)
+    write_json(note, {"fingerprint": print_, "done": True, "seconds": seconds})
+    return {"stage": stage.name, "status": "done", "seconds": seconds}
+
+
+@contextmanager
+def _alone(lock: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold `lock`, which the system lets go of when this process dies, however it dies."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        say(f"{name}: waiting for another process that is at it")
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _lacks_input(stage: Stage) -> bool:
