@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,31 @@ def page(browser: Any, url: str) -> Iterator[Any]:
 
     with visit(browser, url, viewport={"width": 1280, "height": 800}, color_scheme="light") as page:
         yield ready(page)
+
+
+@pytest.fixture
+def gate(model_file: Path) -> Any:
+    """An engine that the test can hold at a scan: `asking.Gate`."""
+    from asking import Gate
+
+    return Gate(model_file)
+
+
+@pytest.fixture
+def make_app(gate: Any) -> Iterator[Callable[..., Any]]:
+    """Make applications of `gate` with these limits; their workers end with the test."""
+    from octlet.serve.app import App
+    from octlet.serve.limits import Limits
+
+    with ExitStack() as ended:
+
+        def make(log: Callable[[str], None] = lambda line: None, **limits: Any) -> App:
+            app = App(gate.predictor, limits=Limits(**limits), log=log)
+            ended.callback(app.worker.close)
+            return app
+
+        yield make
+        gate.open.set()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """Scans that wait for the server's network are computed together, and answered as if each came alone."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,27 +13,8 @@ from easy import band
 from octlet.core.errors import ModelFileError
 from octlet.serve.app import App
 from octlet.serve.batch import FULL, worth
-from octlet.serve.limits import Limits
 
 SCANS = [encoded(band(number % 4, np.random.default_rng(number))) for number in range(6)]
-
-
-@pytest.fixture
-def gate(model_file: Path) -> Gate:
-    return Gate(model_file)
-
-
-@pytest.fixture
-def make(gate: Gate) -> Iterator[Callable[..., App]]:
-    with contextlib.ExitStack() as ended:
-
-        def make(batch: int) -> App:
-            app = App(gate.predictor, limits=Limits(batch=batch), log=lambda line: None)
-            ended.callback(app.worker.close)
-            return app
-
-        yield make
-        gate.open.set()
 
 
 async def while_one_is_computed(app: App, gate: Gate, *bodies: bytes) -> list[Any]:
@@ -65,33 +44,33 @@ def close(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def test_scans_that_wait_are_computed_together_and_answered_as_alone(
-    make: Callable[..., App], gate: Gate
+    make_app: Callable[..., App], gate: Gate
 ) -> None:
-    answers = asyncio.run(while_one_is_computed(make(4), gate, *SCANS))
+    answers = asyncio.run(while_one_is_computed(make_app(batch=4), gate, *SCANS))
     assert gate.calls == 3  # the first alone, four, and two
-    alone = make(1)
+    alone = make_app(batch=1)
     for body, answer in zip(SCANS, answers, strict=True):
         close(document(answer), document(asyncio.run(ask(alone, body))))
 
 
-def test_a_damaged_scan_fails_by_itself(make: Callable[..., App], gate: Gate) -> None:
-    answers = asyncio.run(while_one_is_computed(make(4), gate, SCANS[0], SCAN[:99], SCANS[1]))
+def test_a_damaged_scan_fails_by_itself(make_app: Callable[..., App], gate: Gate) -> None:
+    answers = asyncio.run(while_one_is_computed(make_app(batch=4), gate, SCANS[0], SCAN[:99], SCANS[1]))
     assert [answer.status for answer in answers] == [200, 422, 200]
     assert gate.calls == 2
 
 
-def test_scans_of_one_form_are_computed_together(make: Callable[..., App], gate: Gate) -> None:
+def test_scans_of_one_form_are_computed_together(make_app: Callable[..., App], gate: Gate) -> None:
     parts = [(f"{number}.png", scan) for number, scan in enumerate(SCANS)]
     parts.insert(2, ("bad.png", SCAN[:99]))
     body, header = multipart(parts)
-    told = client(make(4)).post("/api/predict", content=body, headers=header).json()
+    told = client(make_app(batch=4)).post("/api/predict", content=body, headers=header).json()
     assert [each["file"] for each in told["predictions"]] == [f"{number}.png" for number in range(6)]
     assert [each["file"] for each in told["errors"]] == ["bad.png"]
     assert gate.calls == 2
 
 
-def test_a_client_that_leaves_is_left_out_of_the_batch(make: Callable[..., App], gate: Gate) -> None:
-    app, gone, sizes = make(4), asyncio.Event(), []
+def test_a_client_that_leaves_is_left_out_of_the_batch(make_app: Callable[..., App], gate: Gate) -> None:
+    app, gone, sizes = make_app(batch=4), asyncio.Event(), []
     run = gate.engine.run
     gate.engine.run = lambda batch: (sizes.append(len(batch)), run(batch))[1]  # type: ignore[method-assign]
 
@@ -115,8 +94,10 @@ def test_a_client_that_leaves_is_left_out_of_the_batch(make: Callable[..., App],
     assert app.worker.requests == 0
 
 
-def test_a_fault_of_the_network_reaches_every_scan_of_its_batch(make: Callable[..., App], gate: Gate) -> None:
-    app = make(4)
+def test_a_fault_of_the_network_reaches_every_scan_of_its_batch(
+    make_app: Callable[..., App], gate: Gate
+) -> None:
+    app = make_app(batch=4)
 
     async def story() -> list[Any]:
         gate.open.clear()

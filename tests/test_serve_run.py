@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from easy import command
 from octlet.core.errors import UsageError
 from octlet.core.labels import NOTICE
 from octlet.serve.app import App
-from octlet.serve.limits import Limits
 from octlet.serve.server import bind, read_token, serve, url_of
 
 ANYWHERE = "0.0.0.0"  # noqa: S104 - it is refused, or closed at once
@@ -31,30 +30,11 @@ ANYWHERE = "0.0.0.0"  # noqa: S104 - it is refused, or closed at once
 Told = Callable[..., tuple[int, dict[str, Any]]]
 
 
-@pytest.fixture
-def gate(model_file: Path) -> Gate:
-    return Gate(model_file)
-
-
-@pytest.fixture
-def make(gate: Gate) -> Iterator[Callable[..., App]]:
-    """Make applications with these limits; their workers end with the test."""
-    with contextlib.ExitStack() as ended:
-
-        def make(log: Callable[[str], None] = lambda line: None, **limits: Any) -> App:
-            app = App(gate.predictor, limits=Limits(**limits), log=log)
-            ended.callback(app.worker.close)
-            return app
-
-        yield make
-        gate.open.set()
-
-
 # The queue ----------------------------------------------------------------------------------------------
 
 
-def test_requests_that_come_together_are_answered_as_alone(make: Callable[..., App], gate: Gate) -> None:
-    app = make(waiting=7)
+def test_requests_that_come_together_are_answered_as_alone(make_app: Callable[..., App], gate: Gate) -> None:
+    app = make_app(waiting=7)
     body, header = multipart([("a", SCAN), ("b", SCAN[:99])])
 
     async def together() -> list[Any]:
@@ -67,8 +47,8 @@ def test_requests_that_come_together_are_answered_as_alone(make: Callable[..., A
     assert gate.calls == 9
 
 
-def test_a_full_queue_says_when_to_come_again(make: Callable[..., App], gate: Gate) -> None:
-    app = make(waiting=1)
+def test_a_full_queue_says_when_to_come_again(make_app: Callable[..., App], gate: Gate) -> None:
+    app = make_app(waiting=1)
 
     async def story() -> None:
         gate.open.clear()
@@ -88,8 +68,8 @@ def test_a_full_queue_says_when_to_come_again(make: Callable[..., App], gate: Ga
     asyncio.run(story())
 
 
-def test_a_request_that_waits_too_long_is_dropped(make: Callable[..., App], gate: Gate) -> None:
-    app = make(seconds=1.0)
+def test_a_request_that_waits_too_long_is_dropped(make_app: Callable[..., App], gate: Gate) -> None:
+    app = make_app(seconds=1.0)
 
     async def story() -> None:
         gate.open.clear()
@@ -105,17 +85,19 @@ def test_a_request_that_waits_too_long_is_dropped(make: Callable[..., App], gate
     assert gate.calls == 2  # the first and the last: the one that waited was never computed
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(make: Callable[..., App]) -> None:
-    app = make(seconds=0.01)
+def test_a_body_that_does_not_come_is_not_waited_for(make_app: Callable[..., App]) -> None:
+    app = make_app(seconds=0.01)
     answer = asyncio.run(ask(app, None))
     assert (answer.status, answer.code) == (408, "slow-upload")
     assert app.worker.requests == 0
 
 
 @pytest.mark.parametrize("body", [SCAN, None], ids=["while it waits", "while it sends"])
-def test_a_client_that_leaves_is_dropped(make: Callable[..., App], gate: Gate, body: bytes | None) -> None:
+def test_a_client_that_leaves_is_dropped(
+    make_app: Callable[..., App], gate: Gate, body: bytes | None
+) -> None:
     log: list[str] = []
-    app = make(log.append)
+    app = make_app(log.append)
 
     async def story() -> None:
         gate.open.clear()
@@ -134,15 +116,15 @@ def test_a_client_that_leaves_is_dropped(make: Callable[..., App], gate: Gate, b
     assert 'path="/api/predict",code="499"} 1' in client(app).get("/metrics").text
 
 
-def test_a_server_that_stops_takes_nothing_new(make: Callable[..., App]) -> None:
-    app = make()
+def test_a_server_that_stops_takes_nothing_new(make_app: Callable[..., App]) -> None:
+    app = make_app()
     app.worker.stopping = True
     answer = asyncio.run(ask(app, None))
     assert (answer.status, answer.code) == (503, "stopping")
 
 
-def test_scans_of_one_request_do_not_keep_another_waiting(make: Callable[..., App], gate: Gate) -> None:
-    app = make()
+def test_scans_of_one_request_do_not_keep_another_waiting(make_app: Callable[..., App], gate: Gate) -> None:
+    app = make_app()
     body, header = multipart([("a", SCAN)] * 3)
     order: list[str] = []
 
@@ -237,9 +219,9 @@ def test_binding() -> None:
             bind(host, 0, token=False).close()
 
 
-def test_sigterm_finishes_what_was_accepted(make: Callable[..., App], gate: Gate) -> None:
+def test_sigterm_finishes_what_was_accepted(make_app: Callable[..., App], gate: Gate) -> None:
     """The real server in this thread, its client in others."""
-    app, answers = make(), list[int]()
+    app, answers = make_app(), list[int]()
     bound = bind("127.0.0.1", 0, token=False)
     url = url_of(bound)
 
