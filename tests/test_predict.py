@@ -1,9 +1,11 @@
 """`octlet predict` and `octlet verify` as a user meets them."""
 
 import csv
+import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -305,6 +307,21 @@ runpy.run_module("octlet", run_name="__main__")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("before ")
     assert lines[-1] == ("taken apart" if taken_apart else NOTICE)
+    assert done.stderr.startswith("next: ")
+
+
+def test_a_damaged_note_beside_the_picture_is_no_talk(octlet: Run, model_file: Path, tmp_path: Path) -> None:
+    """Pillow warns of it with a path of this machine."""
+    data = io.BytesIO()
+    Image.fromarray(simulate("NORMAL", np.random.default_rng(0)).pixels).save(
+        data, "TIFF", description="x" * 40
+    )
+    damaged, entry = bytearray(data.getvalue()), struct.pack("<HHI", 270, 2, 41)
+    assert damaged.count(entry) == 1
+    struct.pack_into("<I", damaged, damaged.index(entry) + 4, 10**6)  # it would end after the file
+    (tmp_path / "a.tif").write_bytes(damaged)
+    done = octlet("predict", "-m", model_file, tmp_path / "a.tif")
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (0, [])
     assert done.stderr.startswith("next: ")
 
 

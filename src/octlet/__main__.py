@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import warnings
 
 from octlet.core.errors import OctletError
 
@@ -12,6 +13,7 @@ def run() -> None:
     quick = sys.argv[1:2] == ["predict"]  # one scan: the start and the end of Python take most of the time
     if quick:
         gc.set_threshold(100_000)  # or Python searches what it imports for garbage, dozens of times
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of tags beside the picture; damage to it is an error
     from octlet.cli.main import main
 
     code = main()

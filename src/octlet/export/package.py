@@ -49,8 +49,8 @@ LICENCE = (
 IMAGES = 512
 _ENTRIES = {DEFAULT: ONNX, "litert": TFLITE}
 _HISTORY = ("quantization", "float", "pruning", "distill", "teacher", "student")  # what made a network small
-# Integers differ between machines and from torch where a sum lies at the edge between two steps. The embedding
-# is many numbers and the worst one counts: of EfficientNet-Lite0's 1280 it is 9 % off, the mean 0.4 %.
+# Integers differ between machines and from torch where a sum lies at the edge between two steps. The worst of
+# an embedding's many numbers counts: of EfficientNet-Lite0's 1280 it is 9 % off, the mean 0.4 %.
 INTEGER_TOLERANCES = Tolerances(logits=0.03, cam=0.1, embedding=0.1)
 _GOLDEN_SEED = 2018
 _GOLDEN_SHAPE = (496, 512)

@@ -64,11 +64,7 @@ def judge(
         GateError: the whole interval of the difference lies below -max_loss; gate.json is written before.
         InputError, ModelFileError: no runs, or scans that cannot be read any more.
     """
-    small, meta = _network(run)
-    trained = load_run(dense)
-    shift_prior(trained, meta.get("prior_shift", 0.0), dense)
-    before = _predictions(trained.net, _exact(config, trained.meta), root, split, feedback)
-    after = _predictions(small, _exact(config, meta), root, split, feedback)
+    before, after = _both(dense, run, root, split, config, feedback)
     found = compare(before, after, names=("dense", run.name), resamples=resamples, seed=seed)
     difference = found["difference"]["balanced_accuracy"]
     high = difference["high"]
@@ -99,6 +95,17 @@ def told_of(result: Mapping[str, Any]) -> str:
         f"{result['step']}: balanced accuracy {result['compressed']:.3f} on {result['n']} validation scans, "
         f"dense {result['dense']:.3f}, difference {estimate_text(result['difference'], signed=True)}"
     )
+
+
+def _both(
+    dense: Path, run: Path, root: Path, split: Sequence[SplitRecord], config: TrainConfig, told: Feedback
+) -> tuple[Predictions, Predictions]:
+    """Return what the dense network and the step's say of the validation scans."""
+    small, meta = _network(run)
+    trained = load_run(dense)
+    shift_prior(trained, meta.get("prior_shift", 0.0), dense)
+    before = _predictions(trained.net, _exact(config, trained.meta), root, split, told)
+    return before, _predictions(small, _exact(config, meta), root, split, told)
 
 
 def _network(run: Path) -> tuple[nn.Module, dict[str, Any]]:
