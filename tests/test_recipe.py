@@ -11,7 +11,7 @@ from easy import command
 from octlet.core.bundle import open_bundle
 from octlet.core.errors import InputError, UsageError
 from octlet.recipe.branch import Voice
-from octlet.recipe.runner import Stage, run_stages
+from octlet.recipe.runner import LATER, Stage, run_stages
 from octlet.recipe.settings import read_recipe
 from octlet.recipe.stages import build_stages
 from octlet.train.checkpoint import BEST
@@ -95,6 +95,28 @@ def test_a_stopped_stage_is_told_that_it_goes_on(kitchen):
     assert kitchen.calls == [("bread", True)]
 
 
+@pytest.mark.parametrize("later", sorted(LATER))
+def test_what_was_made_before_a_setting_came_is_still_good_without_it(kitchen, later):
+    dough, _ = kitchen.stages()
+
+    def run(**more) -> str:
+        stage = replace(dough, settings={**dough.settings, **more})
+        return run_stages([stage], kitchen.out, lambda _: None)[0]["status"]
+
+    assert [run(), run(**{later: False}), run(**{later: 0.0}), run(**{later: 0.5})] == [
+        "done",
+        "kept",
+        "kept",
+        "done",
+    ]
+
+
+def test_the_settings_that_came_later_are_those_of_stages(tmp_path):
+    recipe = read_recipe(write(tmp_path, "[data]\npath = 'x'\n"))
+    found = build_stages(recipe, tmp_path, Voice(print, lambda _: iter, Feedback()))
+    assert {key for stage in found for key in stage.settings} >= LATER
+
+
 def test_a_stage_that_another_run_is_at_is_waited_for_not_run_twice(kitchen):
     kneading, waiting = Event(), Event()
     dough, _ = kitchen.stages()
@@ -171,18 +193,6 @@ def test_overrides_win_and_presets_give_way(tmp_path):
 def test_wrong_recipes_are_refused(tmp_path, text, override, told):
     with pytest.raises(UsageError, match=told):
         read_recipe(write(tmp_path, text), override)
-
-
-def test_a_split_from_before_given_sets_could_be_kept_is_still_good(tmp_path):
-    """`given` among its settings would make every earlier recipe split its scans again."""
-    voice = Voice(print, lambda _: iter, Feedback())
-    settings = {}
-    for given in (False, True):
-        recipe = read_recipe(write(tmp_path, "[data]\npath = 'x'\n"), [f"split.given={str(given).lower()}"])
-        split = next(stage for stage in build_stages(recipe, tmp_path, voice) if stage.name == "split")
-        settings[given] = split.settings
-    assert "given" not in settings[False]
-    assert settings[True] == settings[False] | {"given": True}
 
 
 def test_files_that_are_no_recipes_are_refused(tmp_path):

@@ -79,8 +79,6 @@ def train_stage(branch: Branch) -> Stage:
     """Return the stage that trains the dense network."""
     config, run = branch.recipe.train, branch.dense
     settings = as_dict(config) | {"weights": "", "save_minutes": 0, "threads": 0}
-    if not config.degrade:
-        del settings["degrade"]  # it came later, and runs from before are still good
     weights = [Path(config.weights)] if config.weights else []
 
     def action(again: bool) -> None:
@@ -117,8 +115,7 @@ def model_stages(branch: Branch, which: str, run: Path, named: dict[str, Any]) -
 
     name = branch.prefix + which
     measured = as_dict(recipe.evaluate)
-    # what is off is left out: these settings came later, and exports from before are still good
-    wanted = {key: value for key, value in named.items() if key != "litert" or value}
+    wanted = dict(named)
     needed = [run / BEST]
     if doubt.coverage:
         wanted["calibrate"] = as_dict(doubt)

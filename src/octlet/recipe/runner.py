@@ -15,6 +15,7 @@ from octlet.core.errors import InputError
 from octlet.core.files import sha256_of, write_json
 
 STATE = ".stages"
+LATER = frozenset({"degrade", "given", "litert"})  # settings; off, they do what was done before they came
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Stage:
 
     Attributes:
         name: unique; "fold-0/train".
-        settings: plain values that its result depends on.
+        settings: plain values that its result depends on; what is in `LATER` and off does not count.
         inputs: files and folders that its result depends on: a file by its content, a folder by its listing.
         outputs: what it writes: files, or folders.
         action: does the work. It gets True when an unfinished attempt with the same settings and inputs was
@@ -112,7 +113,8 @@ def _fingerprint(stage: Stage) -> str:
         if not entry.exists():
             raise InputError(f"stage '{stage.name}' needs it", path=entry, remedy="check the recipe's paths")
         contents.append(listing(entry) if entry.is_dir() else sha256_of(entry))
-    text = json.dumps([stage.name, dict(stage.settings), contents], sort_keys=True)
+    settings = {key: value for key, value in stage.settings.items() if value or key not in LATER}
+    text = json.dumps([stage.name, settings, contents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -85,8 +85,6 @@ def _check(scans: Path, out: Path, voice: Voice) -> Stage:
 def _split(recipe: Recipe, out: Path, voice: Voice) -> Stage:
     wanted = recipe.split
     settings = as_dict(wanted) | {"take": 0}  # training fewer folds leaves the split as it is
-    if not wanted.given:
-        del settings["given"]  # it came later, and splits from before are still good
     folder = out / "split"
     shares = {"val": wanted.val} | ({} if wanted.folds or wanted.keep_given else {"test": wanted.test})
     place = folder if wanted.folds else folder / "split.csv"
