@@ -87,8 +87,9 @@ ONE := OMP_NUM_THREADS=1 $(BIN)/python
 tried: .venv/ready
 	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv docs/results/int8/PTQ.csv docs/results/int8/QAT.csv \
 	    $(foreach point,0.2 0.18 0.05,docs/results/frontier/predictions/$(point)-int8.csv) \
-	    docs/results/release/predictions.csv --name "dense float" --name "PTQ" --name "QAT" --name "20 %, 16 epochs, QAT" --name "18 %, 48 epochs, QAT" \
-	    --name "5 %, 48 epochs, QAT" --name "18 %, poor scans, QAT" --out real/tried
+	    docs/results/release/predictions.csv docs/results/lite0/predictions.csv --name "dense float" --name "PTQ" \
+	    --name "QAT" --name "20 %, 16 epochs, QAT" --name "18 %, 48 epochs, QAT" --name "5 %, 48 epochs, QAT" \
+	    --name "18 %, poor scans, QAT" --name "Lite0, poor scans, QAT" --out real/tried
 	cp real/tried/table.csv docs/results/tried.csv
 	cp real/tried/difference.png docs/results/tried.png
 
@@ -134,6 +135,25 @@ robustness: .venv/ready scans
 	    --model int8 $(FOLDS)
 	cp real/robustness/robustness.csv real/robustness/robustness.png real/robustness/shape-shortcut.csv docs/results
 	cp real/robustness/before.csv docs/results/robustness-before.csv
+
+# Another family as the small network, the same folds, and its size and time beside the others'; after
+# `make frontier release-model`. OCTLET_LITE0: docs/networks.md
+.PHONY: lite0
+LITE0 := $(foreach k,0 1 2 3 4,real/release-lite0/fold-$(k)/compressed.octlet)
+lite0: .venv/ready scans
+	for k in 0 1 2 3 4; do \
+	    $(BIN)/octlet run recipes/pi5-lite0.toml --out real/release-lite0 --only fold-$$k || exit 1; done
+	$(ONE) benchmarks/robustness.py real/robustness/lite0 $(OCTLET_DATA) real/release-lite0/split \
+	    --dense $(DENSE) --small $(LITE0) --every 4 --work real/robustness/robustness.work
+	mkdir -p docs/results/lite0
+	cp real/release-lite0/compressed-evaluation/predictions.csv docs/results/lite0
+	cp real/robustness/lite0.csv docs/results/lite0/robustness.csv
+	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv docs/results/release/predictions.csv \
+	    docs/results/frontier/predictions/0.05-int8.csv docs/results/lite0/predictions.csv \
+	    --name "dense float" --name "18 %, ships" --name "5 %" --name Lite0 --threads 1 --out real/lite0-beside \
+	    --cost $(firstword $(DENSE)) --cost $(firstword $(FOLDS)) \
+	    --cost real/frontier/fold-0/0.05/int8/model.octlet --cost $(firstword $(LITE0))
+	cp real/lite0-beside/table.csv docs/results/lite0/table.csv
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
 peers: .venv/ready scans
