@@ -191,8 +191,18 @@ cold-start: .venv/ready scans
 	.venv-device/bin/python $(PIP_INSTALL) --editable .
 	touch $@
 
+# The same tests with the oldest versions that a device may have; an untold patch level is the first
+.PHONY: lowest
+lowest: .venv/ready
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/lowest.py)
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
+	OCTLET_DEVICE_PYTHON=$(CURDIR)/.venv-lowest/bin/python $(BIN)/pytest tests/test_device.py
+	.venv-lowest/bin/octlet verify
+
 clean:
-	rm -rf .venv .venv-device demo build dist
+	rm -rf .venv .venv-device .venv-lowest demo build dist
 
 # Arm: an emulated Cortex-A76, see docs/arm.md -------------------------------------------------------------
 # make arm         the same answers there? ARM_MODEL=model.octlet adds a model file, and real scans of OCTLET_DATA
