@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -75,9 +76,9 @@ async def _read_form(request: Request, body: AsyncGenerator[bytes, None]) -> lis
     parser = _FormParser(request.headers, body, max_files=FILES, max_fields=0)
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise RequestError(400, f"the form cannot be read: {error.message}", remedy=_REMEDY) from error
-    except UnicodeError as error:  # a charset that Python knows, but that is none for text
+    except (MultiPartException, FormParserError) as error:  # Starlette wraps the second from 1.7 on
+        raise RequestError(400, f"the form cannot be read: {error}", remedy=_REMEDY) from error
+    except (LookupError, UnicodeError) as error:  # a charset that Python does not know, or none for text
         raise RequestError(400, "the form's charset cannot be used", remedy="send it without one") from error
     files = [file for _, file in form.multi_items() if isinstance(file, UploadFile)]
     if not parser.complete or not files:
