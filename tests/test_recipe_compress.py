@@ -167,6 +167,15 @@ def test_the_dense_network_teaches_what_the_step_before_left(chain):
     assert read_record(out / "3-quantize")["float"]["metrics"] == meta["metrics"]
 
 
+def test_the_dense_network_may_teach_itself_on_poor_scans(run, tmp_path):
+    poor = DISTIL + "degrade = 0.5\n"
+    code, _, err = run(DENSE + poor, tmp_path / "out", "--set=train.epochs=1")
+    assert code == 0, err
+    meta, dense = read_record(tmp_path / "out/1-distill"), tmp_path / "out/train/checkpoint.safetensors"
+    assert meta["student"]["sha256"] == meta["teacher"][0]["sha256"] == sha256_of(dense)
+    assert meta["config"]["degrade"] == 0.5
+
+
 def test_the_gate_measures_on_the_validation_scans(chain):
     out, _, err = chain
     found, rows = record(out / "1-prune/gate.json"), record(out / "1-prune/pruning.json")

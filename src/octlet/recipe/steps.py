@@ -137,9 +137,12 @@ def _check(step: CompressStep, before: Sequence[CompressStep]) -> None:
     if step.is_fresh and before:
         remedy = "leave out train.model, or begin with this step"
         raise UsageError("a fresh student takes nothing from the steps before it", remedy=remedy)
-    if step.kind == "distill" and not before and not step.is_fresh:
-        rule = "the network of the dense training would be its own teacher"
-        raise UsageError(rule, remedy="name a fresh student in train.model, or put a step before it")
+    if step.kind == "distill" and not (before or step.is_fresh or step.training.get("degrade")):
+        rule = "the network of the dense training would be its own teacher, on the same scans"
+        remedy = (
+            "name a fresh student in train.model, put a step before it, or set train.degrade"
+        )
+        raise UsageError(rule, remedy=remedy)
     if step.rewinds and before:
         rule = "only the dense network has the weights that its training began with"
         raise UsageError(rule, remedy="prune first, or do not rewind to weights")
