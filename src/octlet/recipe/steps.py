@@ -139,9 +139,7 @@ def _check(step: CompressStep, before: Sequence[CompressStep]) -> None:
         raise UsageError("a fresh student takes nothing from the steps before it", remedy=remedy)
     if step.kind == "distill" and not (before or step.is_fresh or step.training.get("degrade")):
         rule = "the network of the dense training would be its own teacher, on the same scans"
-        remedy = (
-            "name a fresh student in train.model, put a step before it, or set train.degrade"
-        )
+        remedy = "name a fresh student in train.model, put a step before it, or set train.degrade"
         raise UsageError(rule, remedy=remedy)
     if step.rewinds and before:
         rule = "only the dense network has the weights that its training began with"
