@@ -138,7 +138,7 @@ def pointing(predictor: Predictor) -> tuple[NDArray[np.float64], NDArray[np.floa
             continue
         left, top, right, bottom = prepared.box
         cam = scores.cam[0, LABELS.index(label)]
-        map_ = strength(cam, predictor.size, right - left, bottom - top)
+        map_ = strength(cam, predictor.grid, right - left, bottom - top)
         lesion = phantom.mask[top:bottom, left:right]
         if not lesion.any() or not map_.any():
             continue

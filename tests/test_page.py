@@ -17,7 +17,7 @@ from octlet.core.image import decode
 from octlet.core.labels import LABELS, NAMES, NOTICE
 from octlet.core.prediction import CSV_COLUMNS, URGENCIES
 from octlet.runtime.heatmap import LEAST, coarse, strength
-from octlet.runtime.predictor import Predictor
+from octlet.runtime.predictor import Grid, Predictor
 from octlet.serve.app import App
 from octlet.serve.page import KINDS, POLICY
 
@@ -117,7 +117,7 @@ def test_maps_come_as_numbers_on_one_scale(gate: Gate) -> None:
     gray = decode(SCAN, "scan")
     scores = predictor.run([gray])
     cam, map_ = scores.cam[0], told["map"]
-    assert map_ == coarse(gray, cam, predictor.size, scores.boxes[0])
+    assert map_ == coarse(gray, cam, predictor.grid, scores.boxes[0])
     assert (map_["size"], map_["box"]) == ([64, 48], list(scores.boxes[0]))
     assert map_["full"] == pytest.approx(max(cam.max(), LEAST), abs=1e-4)
     for label, values in zip(LABELS, cam, strict=True):
@@ -125,7 +125,7 @@ def test_maps_come_as_numbers_on_one_scale(gate: Gate) -> None:
         assert np.abs(levels * map_["full"] / 255 - values.clip(0)).max() <= map_["full"] / 510 + 1e-4
     begin, end = map_["span"]
     ramp = np.arange(cam.shape[2], dtype=np.float32)[None].repeat(cam.shape[1], 0) + 1
-    drawn = strength(ramp, predictor.size, 64, 64)[0] * max(float(ramp.max()), LEAST)
+    drawn = strength(ramp, predictor.grid, 64, 64)[0] * max(float(ramp.max()), LEAST)
     at = begin + (np.arange(64) + 0.5) / 64 * (end - begin) - 0.5
     assert np.abs(drawn - 1 - at.clip(0, cam.shape[2] - 1)).max() < 0.05
     app.worker.close()
@@ -134,7 +134,7 @@ def test_maps_come_as_numbers_on_one_scale(gate: Gate) -> None:
 def test_a_map_of_little_evidence_stays_faint() -> None:
     cam = np.full((4, 2, 2), -3, np.float32)
     cam[1, 0, 1] = 0.5
-    told = coarse(np.zeros((50, 40), np.uint8), cam, 64, (1, 2, 30, 40))
+    told = coarse(np.zeros((50, 40), np.uint8), cam, Grid(64), (1, 2, 30, 40))
     assert told["full"] == LEAST
     assert told["evidence"] == {
         "CNV": [[0, 0], [0, 0]],

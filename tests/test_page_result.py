@@ -26,6 +26,7 @@ from PIL import Image, ImageChops
 
 from octlet.core.labels import LABELS, NOTICE
 from octlet.runtime.heatmap import coarse, strength
+from octlet.runtime.predictor import Grid
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +86,11 @@ def test_the_map_is_drawn_as_the_runtime_draws_it(page: Any) -> None:
     cam = np.abs(np.random.default_rng(0).normal(0, 2, (4, 8, 8))).astype(np.float32)
     script = """async (map) => Array.from((await import("/heat.js")).strength(map, "DME", 90, 70))"""
     drawn = np.reshape(
-        page.evaluate(script, coarse(np.zeros((70, 90), np.uint8), cam, 256, (0, 0, 90, 70))), (70, 90)
+        page.evaluate(script, coarse(np.zeros((70, 90), np.uint8), cam, Grid(256), (0, 0, 90, 70))), (70, 90)
     )
     scale = cam[1].max() / cam.max()  # there each class has one of its own
     assert scale < 0.95
-    assert np.abs(drawn - scale * strength(cam[1], 256, 90, 70)).max() < 0.02
+    assert np.abs(drawn - scale * strength(cam[1], Grid(256), 90, 70)).max() < 0.02
 
 
 def test_a_photograph_s_turn_is_left_out_as_the_server_leaves_it_out(page: Any, tmp_path: Path) -> None:

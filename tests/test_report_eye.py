@@ -24,6 +24,7 @@ from octlet.report.eye import SHOWN, Eye, Seen, pressing
 from octlet.report.facts import Facts, figures
 from octlet.report.page import page
 from octlet.report.picture import heat_png, scan_png
+from octlet.runtime.predictor import Grid
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<script>alert('x')</script>&\"é" * 9
@@ -31,7 +32,7 @@ FACTS = Facts(
     name="small",
     sha256="5" * 64,
     engine="onnxruntime",
-    size=64,
+    grid=Grid(64),
     coverage=0.95,
     fitted=577,
     data="505 scans of 343 patients",
@@ -203,7 +204,7 @@ def test_a_line_encloses_what_has_half_of_the_strength() -> None:
     gray = np.full((256, 256), 100, np.uint8)
     cam = np.zeros((4, 4, 4), np.float32)
     cam[1, 1, 1] = 8
-    pixels = pixels_of(heat_png(gray, cam, 64, (0, 0, 256, 256), "DME")).astype(int)
+    pixels = pixels_of(heat_png(gray, cam, Grid(64), (0, 0, 256, 256), "DME")).astype(int)
     white = (pixels == 255).all(axis=2)
     assert white.any()
     rows, columns = np.nonzero(white)
@@ -213,7 +214,7 @@ def test_a_line_encloses_what_has_half_of_the_strength() -> None:
     assert (pixels[200:, 200:] == 100).all(), "nothing is drawn where nothing was seen"
     grays = pixels.mean(axis=2)
     assert grays.max() - grays.min() == 255, "seen in black and white, too"
-    assert not (pixels_of(heat_png(gray, cam, 64, (0, 0, 256, 256), "CNV")) == 255).any()
+    assert not (pixels_of(heat_png(gray, cam, Grid(64), (0, 0, 256, 256), "CNV")) == 255).any()
 
 
 # Paper ------------------------------------------------------------------------------------------------------

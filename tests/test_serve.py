@@ -20,7 +20,7 @@ from octlet.core.errors import GateError, InputError, ModelFileError, OctletErro
 from octlet.core.labels import LABELS, NOTICE
 from octlet.runtime.heatmap import write_overlay
 from octlet.runtime.machine import Condition
-from octlet.runtime.predictor import Predictor
+from octlet.runtime.predictor import Grid, Predictor
 from octlet.serve import app as app_module
 from octlet.serve import predict as predict_module
 from octlet.serve.app import App, openapi
@@ -99,7 +99,7 @@ def test_a_heatmap_is_the_one_that_predict_writes(
     assert prediction["heatmap"]["label"] == drawn
     gray = np.asarray(Image.open(io.BytesIO(SCAN)))
     scores = Predictor(gate.bundle, gate.engine).run([gray])
-    write_overlay(tmp_path / "x.png", gray, scores.cam[0], 64, scores.boxes[0], drawn)
+    write_overlay(tmp_path / "x.png", gray, scores.cam[0], Grid(64), scores.boxes[0], drawn)
     sent = Image.open(io.BytesIO(base64.b64decode(prediction["heatmap"]["png"])))
     with Image.open(tmp_path / "x.png") as written:
         assert (sent.format, sent.mode, sent.info) == ("PNG", "RGB", written.info)

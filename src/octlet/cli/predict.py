@@ -22,7 +22,7 @@ from octlet.core.labels import LABELS, NOTICE
 from octlet.core.prediction import CSV_COLUMNS, UNCERTAIN, Prediction
 from octlet.core.quality import Quality, measure
 from octlet.runtime.heatmap import write_overlay
-from octlet.runtime.predictor import Box, Predictor
+from octlet.runtime.predictor import Box, Grid, Predictor
 
 if TYPE_CHECKING:  # imported where there is a volume: it takes time
     from octlet.clinical.eye import EyePrediction
@@ -188,15 +188,15 @@ def _predict_batch(
         prediction = predictor.judge(scan.gray, scan.name, scores, row, quality=quality)
         target = None if heatmap is None else heatmap / scan.heatmap
         if target is not None:
-            _write_heatmap(target, scan, cam, predictor.size, box, prediction.label)
+            _write_heatmap(target, scan, cam, predictor.grid, box, prediction.label)
         results.predictions.append(prediction)
         results.heatmaps.append(target)
         results.volumes.append(scan.volume)
 
 
-def _write_heatmap(path: Path, scan: Scan, cam: Any, size: int, box: Box, label: str) -> None:
+def _write_heatmap(path: Path, scan: Scan, cam: Any, grid: Grid, box: Box, label: str) -> None:
     try:
-        write_overlay(path, scan.gray, cam, size, box, label)
+        write_overlay(path, scan.gray, cam, grid, box, label)
     except OSError as error:
         raise UsageError(
             f"cannot be written: {error.strerror}", path=path, remedy="give another DIR"

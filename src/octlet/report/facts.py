@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from octlet.runtime.predictor import Predictor
+from octlet.runtime.predictor import Grid, Predictor
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Facts:
 
     Attributes:
         name, sha256, engine: which file computed, and by what.
-        size: S, the side of the network's input in pixels.
+        grid: where the cells of the network's maps lie in its input.
         coverage: of the prediction sets, 0 to 1; None for a model file without.
         fitted: how many unseen scans calibration was fitted on, or None.
         data: what the model was trained on, in a clause; may be empty.
@@ -23,7 +23,7 @@ class Facts:
     name: str
     sha256: str
     engine: str
-    size: int
+    grid: Grid
     coverage: float | None
     fitted: int | None
     data: str
@@ -42,7 +42,7 @@ def facts_of(predictor: Predictor) -> Facts:
         name=manifest.name,
         sha256=str(predictor.identity["sha256"]),
         engine=predictor.engine.name,
-        size=predictor.size,
+        grid=predictor.grid,
         coverage=None if trust is None else trust.thresholds.coverage,
         fitted=None if trust is None else trust.calibration.scans,
         data=_data(manifest.training.get("data")),

@@ -105,7 +105,7 @@ def _pictures(eye: Eye, facts: Facts) -> str:
     if _refused(first.prediction):  # where a class was seen that is not given would mislead
         return f'<div class="pair">{scan}</div>'
     label = first.prediction.label
-    heat = heat_png(first.gray, first.cam, facts.size, first.box, label)
+    heat = heat_png(first.gray, first.cam, facts.grid, first.box, label)
     seen = _figure(heat, f"the scan with the map of {label}", f"Where the model saw {label}.")
     note = (
         "The stronger, the lighter the orange; the line encloses what has at least half of the full "

@@ -9,12 +9,10 @@ from PIL import Image
 from octlet.core.image import Gray
 from octlet.core.labels import LABELS
 from octlet.runtime.heatmap import overlay, strength
-from octlet.runtime.predictor import Box
+from octlet.runtime.predictor import Box, Grid
 
 WIDTH = 1000  # pixels: 280 an inch in half of a sheet
 HALF = 0.5  # of the full strength, where the line is drawn
-
-Pixels = NDArray[np.uint8]
 
 
 def scan_png(gray: Gray, width: int = WIDTH) -> bytes:
@@ -23,7 +21,7 @@ def scan_png(gray: Gray, width: int = WIDTH) -> bytes:
 
 
 def heat_png(
-    gray: Gray, cam: NDArray[np.float32], size: int, box: Box, label: str, width: int = WIDTH
+    gray: Gray, cam: NDArray[np.float32], grid: Grid, box: Box, label: str, width: int = WIDTH
 ) -> bytes:
     """Return a scan with one class's map over it, and a line around where the map has half of its strength.
 
@@ -32,7 +30,7 @@ def heat_png(
     Args:
         gray: uint8 (H, W), the scan.
         cam: float32 (4, h, w), the maps of all classes.
-        size: S, the side of the network's input in pixels.
+        grid: where the cells of the maps lie in the network's input.
         box: (left, top, right, bottom) of the part of the scan that the map covers.
         label: of the class.
         width: of the picture in pixels, at most.
@@ -40,9 +38,9 @@ def heat_png(
     own = cam[LABELS.index(label)]
     left, top, right, bottom = box
     weight = np.zeros(gray.shape, np.float32)
-    weight[top:bottom, left:right] = strength(own, size, right - left, bottom - top)
+    weight[top:bottom, left:right] = strength(own, grid, right - left, bottom - top)
     shape = fitted(gray, width)
-    picture = Image.fromarray(overlay(gray, own, size, box)).resize(shape, Image.Resampling.LANCZOS)
+    picture = Image.fromarray(overlay(gray, own, grid, box)).resize(shape, Image.Resampling.LANCZOS)
     inside = np.asarray(Image.fromarray(weight).resize(shape, Image.Resampling.BILINEAR)) >= HALF
     pixels = np.array(picture)
     pixels[_rim(inside, 3)] = 0

@@ -5,13 +5,11 @@ summed, not an estimate. Only evidence FOR the class is shown: the positive part
 (transparent) to the map's largest value (full colour), or to `LEAST` where that is larger, so that a map with
 next to nothing in it stays faint instead of being blown up.
 
-A cell (i, j) of the map is centred on pixel (s i, s j) of the network's input, s being its stride: all that
-strides in `octlet.models.resnet` has an odd kernel padded by half of it. The usual stretch from corner to
-corner would show the evidence half a cell too far to the lower right, at 224 pixels by 16.
+A cell of the map lies where `Grid` says, not where the usual stretch from corner to corner would put it: in
+a ResNet at 224 pixels that would show the evidence half a cell, 16 pixels, too far to the lower right.
 """
 
 import io
-import math
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from octlet.core.files import write_bytes
 from octlet.core.image import Gray
 from octlet.core.labels import LABELS, NAMES, NOTICE
-from octlet.runtime.predictor import Box
+from octlet.runtime.predictor import Box, Grid
 
 # Okabe & Ito's vermilion to a light amber: apart in lightness too, so that no colour vision is needed.
 RAMP = np.array([[213, 94, 0], [255, 194, 30]], dtype=np.float32)
@@ -32,12 +30,12 @@ LEAST = 1.0  # logits
 Strength = NDArray[np.float32]
 
 
-def strength(cam: NDArray[np.float32], size: int, width: int, height: int) -> Strength:
+def strength(cam: NDArray[np.float32], grid: Grid, width: int, height: int) -> Strength:
     """Scale one class's map to 0..1 and, by bilinear interpolation, to the pixels that it covers.
 
     Args:
         cam: float32 (h, w).
-        size: S, the side of the network's input that gave it, in pixels.
+        grid: where its cells lie in the network's input.
         width: of the result.
         height: of the result.
 
@@ -46,22 +44,15 @@ def strength(cam: NDArray[np.float32], size: int, width: int, height: int) -> St
     """
     from PIL import Image
 
-    begin, end = _span(size, cam.shape[1])
-    padded = Image.fromarray(np.pad(cam, ((0, 1), (0, 1)), mode="edge"))
+    begin, end = (place + 1 for place in grid.span(cam.shape[1]))
+    padded = Image.fromarray(np.pad(cam, 1, mode="edge"))
     wide = padded.resize((width, height), Image.Resampling.BILINEAR, box=(begin, begin, end, end))
     full = max(float(cam.max()), LEAST)
     scaled: Strength = np.clip(np.asarray(wide, dtype=np.float32) / np.float32(full), 0, 1)
     return scaled
 
 
-def _span(size: int, cells: int) -> tuple[float, float]:
-    """Return where the input's edges lie along the map, cell i being i to i + 1."""
-    stride = 2 ** math.ceil(math.log2(size / cells))
-    begin = 0.5 - 0.5 / stride
-    return begin, begin + size / stride
-
-
-def coarse(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> dict[str, Any]:
+def coarse(gray: Gray, cam: NDArray[np.float32], grid: Grid, box: Box) -> dict[str, Any]:
     """Return the maps of all classes in the network's own coarse cells, for who draws them at another place.
 
     Unlike `strength`, one scale is shared by the classes of a scan, so that their maps can be compared.
@@ -69,7 +60,7 @@ def coarse(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> dict[st
     Args:
         gray: uint8 (H, W), the scan as it was decoded.
         cam: float32 (4, h, w).
-        size: S, the side of the network's input, in pixels.
+        grid: where the cells of the map lie in the network's input.
         box: (left, top, right, bottom) of the part of the scan that the maps cover, in scan pixels.
 
     Returns:
@@ -83,19 +74,19 @@ def coarse(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> dict[st
     return {
         "size": [gray.shape[1], gray.shape[0]],
         "box": list(box),
-        "span": [round(place, 6) for place in _span(size, cam.shape[2])],
+        "span": [round(place, 6) for place in grid.span(cam.shape[2])],
         "full": round(full, 4),
         "evidence": {label: rows.tolist() for label, rows in zip(LABELS, levels, strict=True)},
     }
 
 
-def overlay(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> NDArray[np.uint8]:
+def overlay(gray: Gray, cam: NDArray[np.float32], grid: Grid, box: Box) -> NDArray[np.uint8]:
     """Lay one class's map over a scan.
 
     Args:
         gray: uint8 (H, W), the scan as it was decoded.
         cam: float32 (h, w), the map of one class.
-        size: S, the side of the network's input, in pixels.
+        grid: where the cells of the map lie in the network's input.
         box: (left, top, right, bottom) of the part of the scan that the map covers, in scan pixels.
 
     Returns:
@@ -104,7 +95,7 @@ def overlay(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> NDArra
     left, top, right, bottom = box
     image = np.repeat(gray[:, :, None], 3, axis=2)
     part = image[top:bottom, left:right]
-    weight = strength(cam, size, right - left, bottom - top)[:, :, None]
+    weight = strength(cam, grid, right - left, bottom - top)[:, :, None]
     colour = RAMP[0] + weight * (RAMP[1] - RAMP[0])
     alpha = OPACITY * weight
     part[:] = np.rint((1 - alpha) * part + alpha * colour).astype(np.uint8)
@@ -112,12 +103,12 @@ def overlay(gray: Gray, cam: NDArray[np.float32], size: int, box: Box) -> NDArra
 
 
 def overlay_png(
-    gray: Gray, cam: NDArray[np.float32], size: int, box: Box, label: str, level: int = 6
+    gray: Gray, cam: NDArray[np.float32], grid: Grid, box: Box, label: str, level: int = 6
 ) -> bytes:
     """Return the overlay of `label`'s map, of `cam` (4, h, w), as PNG with the notice; level is zlib's."""
     from PIL import Image, PngImagePlugin
 
-    image = Image.fromarray(overlay(gray, cam[LABELS.index(label)], size, box))
+    image = Image.fromarray(overlay(gray, cam[LABELS.index(label)], grid, box))
     text = PngImagePlugin.PngInfo()
     text.add_text("Description", f"Class activation map of {label} ({NAMES[label]})")
     text.add_text("Disclaimer", NOTICE)  # a keyword of the PNG specification
@@ -126,9 +117,9 @@ def overlay_png(
     return buffer.getvalue()
 
 
-def write_overlay(path: Path, gray: Gray, cam: NDArray[np.float32], size: int, box: Box, label: str) -> None:
+def write_overlay(path: Path, gray: Gray, cam: NDArray[np.float32], grid: Grid, box: Box, label: str) -> None:
     """Write `overlay_png` to a file, whole or not at all."""
-    write_bytes(path, overlay_png(gray, cam, size, box, label))
+    write_bytes(path, overlay_png(gray, cam, grid, box, label))
 
 
 def overlay_names(files: Iterable[str]) -> list[str]:

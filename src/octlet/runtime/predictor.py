@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,32 @@ from octlet.runtime.background import BackgroundEngine
 from octlet.runtime.engine import ENGINES, Engine, Outputs, loader
 
 Box = tuple[int, int, int, int]
+
+
+class Grid(NamedTuple):
+    """Where the cells of a network's map lie in its input.
+
+    All that strides in `octlet.models.resnet` halves the side and has an odd kernel. Padded by half of it, a
+    cell is centred on the pixel that it is counted from; padded as TensorFlow's SAME does, which lays the odd
+    row behind, each halving of an even side moves it on by one pixel of that side.
+
+    Attributes:
+        size: S, the side of the network's square input in pixels.
+        same: padded as SAME does.
+    """
+
+    size: int
+    same: bool = False
+
+    def span(self, cells: int) -> tuple[float, float]:
+        """Return where the input's edges lie along a map of so many cells a side, cell i being i to i + 1."""
+        side, stride, first = self.size, 1, 0  # pixel `first` is the centre of cell 0
+        while side > cells:
+            if self.same and side % 2 == 0:
+                first += stride
+            side, stride = (side + 1) // 2, 2 * stride
+        begin = 0.5 - (0.5 + first) / stride
+        return begin, begin + self.size / stride
 
 
 @dataclass(frozen=True)
@@ -91,6 +117,11 @@ class Predictor:
     def size(self) -> int:
         """S, the side of the network's square input in pixels."""
         return self.bundle.manifest.preprocessing.size
+
+    @property
+    def grid(self) -> Grid:
+        """Where the cells of its maps lie."""
+        return Grid(self.size, same=self.bundle.manifest.network.get("family") == "lite")
 
     def prepare(self, gray: Gray, name: str = "") -> Prepared:
         """Bring a scan, uint8 (H, W), into the network's frame; InputError, naming it, if it is all white."""

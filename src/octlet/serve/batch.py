@@ -90,7 +90,7 @@ class Scans:
         for row, (scan, gray, _) in enumerate(ready):
             with _faults_to(scan.told):
                 prediction = self._predictor.judge(gray, scan.name, scores, row)
-                document = document_of(prediction, gray, scores, row, self._predictor.size, scan.query)
+                document = document_of(prediction, gray, scores, row, self._predictor.grid, scan.query)
                 scan.told.set_result((prediction, document))
 
     def _prepared(self, batch: list[_Waiting]) -> Iterator[tuple[_Waiting, Gray, Prepared]]:

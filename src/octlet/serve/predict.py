@@ -15,7 +15,7 @@ from octlet.core.errors import InputError, UsageError
 from octlet.core.image import Gray, Prepared
 from octlet.core.prediction import Prediction
 from octlet.runtime.heatmap import coarse, overlay_png
-from octlet.runtime.predictor import Predictor, Scores
+from octlet.runtime.predictor import Grid, Predictor, Scores
 from octlet.runtime.verify import GoldenVector
 from octlet.serve.limits import HEATMAP_PIXELS
 from octlet.serve.upload import Upload
@@ -78,7 +78,7 @@ def check_drawn(gray: Gray, name: str, query: Query) -> None:
 
 
 def document_of(
-    prediction: Prediction, gray: Gray, scores: Scores, row: int, size: int, query: Query
+    prediction: Prediction, gray: Gray, scores: Scores, row: int, grid: Grid, query: Query
 ) -> dict[str, Any]:
     """Return a prediction as a document with what the query asks for; pictures are PNG in base64.
 
@@ -87,17 +87,17 @@ def document_of(
         gray: the scan, uint8 (H, W).
         scores: of the batch that it was in.
         row: its place there.
-        size: side of the network's input, pixels.
+        grid: where the cells of its maps lie.
         query: what is wanted.
     """
     cam, box = scores.cam[row], scores.boxes[row]
     document = prediction.as_dict()
     if query.heatmap != "none":
         label = prediction.label if query.heatmap == "predicted" else query.heatmap
-        png = overlay_png(gray, cam, size, box, label, PNG_LEVEL)
+        png = overlay_png(gray, cam, grid, box, label, PNG_LEVEL)
         document["heatmap"] = {"label": label, "png": base64.b64encode(png).decode()}
     if query.map == "all":
-        document["map"] = coarse(gray, cam, size, box)
+        document["map"] = coarse(gray, cam, grid, box)
     if query.scan == "png":
         document["scan"] = base64.b64encode(_png(gray)).decode()
     return document
