@@ -100,7 +100,8 @@ class Manifest:
         golden: tolerances of the self-check.
         network: `octlet.models.spec.NetSpec.as_dict()`.
         training: where the weights come from: data fingerprint, configuration, epoch, revision.
-        metrics: figures on the validation fold.
+        metrics: figures on the validation fold; under `test` or `cross_validation` those on unseen scans,
+            where `octlet calibrate` was given them.
         versions: of the software that wrote the file.
         licence: of the weights, and the attribution that they ask for.
         calibration, thresholds, prototypes: of `trust`: all of them, or none.

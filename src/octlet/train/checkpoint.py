@@ -49,6 +49,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _open(path, with_tensors=True)
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """Read the record of what `write_tensors` wrote, and no tensor; raises as `read_tensors`."""
+    return _open(path, with_tensors=False)[1]
+
+
 def _open(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ModelFileError("no such checkpoint", path=path, remedy="give the folder of a finished run")
@@ -72,7 +77,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         InputError: no such folder.
         ModelFileError: no checkpoint in it, or a damaged one.
     """
-    return _open(_kept(folder), with_tensors=False)[1]
+    return read_header(_kept(folder))
 
 
 def is_quantised(meta: Mapping[str, Any]) -> bool:

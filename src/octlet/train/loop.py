@@ -22,7 +22,7 @@ from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
 from octlet.train.state import TrainState
 
-_ORDER, _BATCH, _VIEW = 0, 1, 2  # which stream of random numbers
+_ORDER, _BATCH, _VIEW, GRADIENTS = range(4)  # which stream of random numbers
 
 
 @dataclass(frozen=True)

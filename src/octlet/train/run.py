@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -37,10 +37,10 @@ from octlet.core.settings import as_dict
 from octlet.data.cache import prepared_scans
 from octlet.data.index import Progress
 from octlet.data.split import SplitRecord, check_leaks, read_split, write_split
-from octlet.models.resnet import ResNet, build
+from octlet.models.resnet import ResNet, build, count_parameters
 from octlet.models.spec import named_spec
 from octlet.models.weights import LoadReport, load_pretrained
-from octlet.train.checkpoint import LAST, read_tensors, save_run
+from octlet.train.checkpoint import LAST, read_header, save_run
 from octlet.train.config import TrainConfig
 from octlet.train.figures import draw_curves
 from octlet.train.loop import Fold, fit
@@ -105,7 +105,7 @@ def train_run(
         "run": str(out),
         "epochs": len(history),
         "kept": history[state.progress.kept(config.keep)],
-        "parameters": sum(p.numel() for p in net.parameters()),
+        "parameters": count_parameters(net),
         "weights": None if report is None else vars(report),
     }
 
@@ -122,7 +122,29 @@ class RunPlace:
     def check(self) -> None:
         """Raise UsageError where the folder cannot be begun, or continued; InputError for a leaking split."""
         check_leaks(self.split)
-        _check_out(self.out, self.settings, self.split, self.resume)
+        if self.resume:
+            self._check_saved()
+        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            rule = "the run folder is not empty"
+            raise UsageError(rule, path=self.out, remedy="give another --out, or --resume")
+
+    def _check_saved(self) -> None:
+        last = self.out / LAST
+        if not last.is_file():
+            rule = "there is nothing to resume"
+            raise UsageError(rule, path=self.out, remedy="start it without --resume")
+        self.check_same(read_header(last)["config"])
+
+    def check_same(self, was: Mapping[str, Any]) -> None:
+        """Raise UsageError where a saved run had other settings or another split than this one."""
+        was = as_dict(TrainConfig()) | dict(was)  # a setting that came later had its default
+        settings = self.settings
+        changed = sorted(key for key in was.keys() | settings.keys() if was.get(key) != settings.get(key))
+        if changed:
+            rule = f"the settings differ from the run's in {', '.join(changed)}"
+            raise UsageError(rule, path=self.out, remedy="resume with the same settings, or start a new run")
+        if read_split(self.out / "split.csv") != self.split:
+            raise UsageError("the split is not the run's", path=self.out, remedy="resume with the same split")
 
     def begin(self, seed: int) -> None:
         """Write what is known before the first step."""
@@ -160,27 +182,6 @@ def carry_out(
         raise StoppedError(rule, path=place.out, remedy="continue with --resume")
     watcher.record()  # a kill may have come between the state and its record
     return state.progress.history
-
-
-def _check_out(out: Path, settings: dict[str, Any], split: list[SplitRecord], resume: bool) -> None:
-    last = out / LAST
-    if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(
-                "the run folder is not empty", path=out, remedy="give another --out, or --resume"
-            )
-        return
-    if not last.is_file():
-        raise UsageError("there is nothing to resume", path=out, remedy="start it without --resume")
-    was = (
-        as_dict(TrainConfig()) | read_tensors(last)[1]["config"]
-    )  # a setting that came later had its default
-    changed = sorted(key for key in settings.keys() | was.keys() if was.get(key) != settings.get(key))
-    if changed:
-        rule = f"the settings differ from the run's in {', '.join(changed)}"
-        raise UsageError(rule, path=out, remedy="resume with the same settings, or start a new run")
-    if read_split(out / "split.csv") != split:
-        raise UsageError("the split is not the run's", path=out, remedy="resume with the same split")
 
 
 def folds_of(

@@ -113,13 +113,7 @@ def _check_folder(place: RunPlace) -> None:
     if not place.resume or not (place.out / "config.json").is_file():
         replace(place, resume=False).check()
         return
-    was = json.loads((place.out / "config.json").read_text(encoding="utf-8"))
-    changed = sorted(key for key in was | place.settings if was.get(key) != place.settings.get(key))
-    if changed:
-        rule = f"the settings differ from the run's in {', '.join(changed)}"
-        raise UsageError(rule, path=place.out, remedy="resume with the same settings, or start a new run")
-    if read_split(place.out / "split.csv") != place.split:
-        raise UsageError("the split is not the run's", path=place.out, remedy="give another --out")
+    place.check_same(json.loads((place.out / "config.json").read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,8 @@ from octlet.models.resnet import ResNet
 from octlet.models.spec import NetSpec
 from octlet.train.augment import augment
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold, epoch_order, generator_for
+from octlet.train.loop import GRADIENTS, Fold, epoch_order, generator_for
 from octlet.train.objective import Objective
-
-_GRADIENTS = 2  # a stream of random numbers of its own (see `octlet.train.loop`)
 
 
 @dataclass(frozen=True)
@@ -117,5 +115,5 @@ class Shrinking:
         for b in self.progress(range(batches)):
             picks = order[b * config.batch : (b + 1) * config.batch]
             scans, labels = self.fold.batch(picks, torch.device("cpu"))
-            shown = augment(scans, config, generator_for(config.seed, 0, b, _GRADIENTS))
+            shown = augment(scans, config, generator_for(config.seed, 0, b, GRADIENTS))
             objective.loss(net(shown), shown, labels).backward()  # type: ignore[no-untyped-call]

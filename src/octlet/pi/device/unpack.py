@@ -11,8 +11,8 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-# What nobody runs here: tests, and the tools that make and change ONNX models
-LEFT_OUT = re.compile("/tests?/|/onnxruntime/(quantization|tools|transformers)/")
+# Unpacked, but not compiled, for nobody runs it here: tests, and the tools that make and change ONNX models
+NOT_COMPILED = re.compile("/tests?/|/onnxruntime/(quantization|tools|transformers)/")
 
 COMMAND = """#!{home}/bin/python -I
 from octlet.__main__ import run
@@ -37,7 +37,7 @@ def main(home: str, *wheels: str) -> None:
     site = Path(sysconfig.get_paths()["purelib"])
     for wheel in wheels:
         unpack(wheel, site)
-    compileall.compile_dir(site, quiet=2, stripdir=str(site), rx=LEFT_OUT)
+    compileall.compile_dir(site, quiet=2, stripdir=str(site), rx=NOT_COMPILED)
     command = Path(sys.prefix, "bin", "octlet")
     command.write_text(COMMAND.format(home=home))
     command.chmod(0o755)
