@@ -150,6 +150,7 @@ def test_a_tiff_of_one_page_is_an_image() -> None:
     data = write.tiff([write.grays(1)[0]])
     (volume,) = read_volumes("a.tif", data=data)
     np.testing.assert_array_equal(volume.scans[0], decode(data, "a.tif"))
+    assert volume.picture
     assert "page 2 is" in rule_of("a.tif", write.tiff([write.grays(1)[0], write.grays(1, (50, 50))[0]]))
 
 

@@ -19,6 +19,8 @@ from octlet.core.image import Prepared
 from octlet.core.labels import LABELS, NOTICE
 from octlet.data.phantom import simulate
 from octlet.runtime.predictor import Predictor
+from octlet.watch.content import Content
+from octlet.watch.judge import judge
 
 SENTINEL = "QQSENTINEL"
 DATE = "19410203"
@@ -62,6 +64,16 @@ def predict(model: Path, *words: object) -> tuple[int, dict[str, Any], str]:
     code, out, err = command("predict", "-m", model, *words, "--json")
     assert "Traceback" not in err
     return code, json.loads(out), err
+
+
+def test_dicom_of_one_frame_under_another_name_keeps_its_eye(model_file: Path, tmp_path: Path) -> None:
+    data = write.dicom(write.dataset(SCANS[:1], ImageLaterality="L", StudyInstanceUID="1.2"))
+    (tmp_path / "a.tif").write_bytes(data)
+    code, document, _ = predict(model_file, tmp_path / "a.tif")
+    assert code == 0
+    assert [eye["eye"] for eye in document["eyes"]] == ["L"]
+    judged = judge(Predictor.open(model_file), Content("", len(data), data), "a.tif", beat=lambda: None)
+    assert [eye.eye for eye in judged.eyes] == ["L"]
 
 
 def test_a_volume(model_file: Path, tmp_path: Path) -> None:

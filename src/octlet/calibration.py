@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from octlet.core.bundle import CARD, Bundle, Manifest, write_bundle
 from octlet.core.errors import InputError, UsageError
-from octlet.core.files import sha256_of
+from octlet.core.files import sha256_of, writing_to
 from octlet.core.labels import LABELS, index_of
 from octlet.core.trust import Calibration, Prototypes, Thresholds, distances
 from octlet.data.index import Progress
@@ -28,7 +28,7 @@ from octlet.evaluate.trust import (
 )
 from octlet.export.card import FOLDS, TEST, with_notes, with_trust
 from octlet.runtime.predictor import Predictor, softmax
-from octlet.scoring import subset_of, writing_to
+from octlet.scoring import subset_of
 
 BATCH = 16
 PERFORMANCE = ("accuracy", "balanced_accuracy", "macro_auc", "urgent_auc", "urgent_called_normal_rate")

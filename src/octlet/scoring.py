@@ -1,7 +1,6 @@
 """From a model file and labelled scans, or from predictions files, to what is evaluated."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octlet.core.errors import InputError, UsageError
-from octlet.core.files import sha256_of
+from octlet.core.files import sha256_of, writing_to
 from octlet.core.image import Gray, Prepared
 from octlet.core.labels import LABELS, index_of
 from octlet.core.prediction import Prediction
@@ -117,17 +116,6 @@ def _doubt(scored: Scored, resamples: int, seed: int) -> dict[str, Any]:
     labels = [LABELS[number] for number in scored.predictions.labels]
     patients = scored.predictions.patients
     return {"doubt": doubt_of(labels, patients, scored.said, resamples=resamples, seed=seed)}
-
-
-@contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Turn an OSError into a UsageError that names the file or folder."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"cannot be written to: {error.strerror}", path=folder, remedy="give --out"
-        ) from error
 
 
 def _told(request: Request) -> dict[str, str]:

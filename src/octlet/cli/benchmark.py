@@ -8,7 +8,7 @@ import click
 from octlet.cli.options import model_argument
 from octlet.cli.ui import bar, json_option, next_step, print_json, say, table
 from octlet.core.bundle import open_bundle
-from octlet.core.errors import UsageError
+from octlet.core.files import writing_to
 from octlet.runtime.benchmark import COLD_STARTS, ROUNDS, Benchmark, Row, run_benchmark
 from octlet.runtime.benchmark_files import FIGURE, write_benchmark
 from octlet.runtime.choice import Choice, config_path, read_choice, write_choice
@@ -76,10 +76,8 @@ def command(
     if choose:
         read_choice(config_path())  # a file that cannot be kept is told of before the work
     benchmark = run_benchmark(open_bundle(model), engines, threads, rounds=rounds, progress=bar)
-    try:
+    with writing_to(out):
         write_benchmark(out, benchmark)
-    except OSError as error:
-        raise UsageError(f"cannot be written to: {error.strerror}", path=out, remedy="give --out") from error
     if as_json:
         print_json(benchmark.as_dict())
     else:

@@ -12,7 +12,7 @@ from octlet.cli import ui
 from octlet.cli.evaluate import print_named, tell_notes
 from octlet.core.bundle import Bundle, open_bundle
 from octlet.core.errors import GateError, InputError, UsageError
-from octlet.core.files import sha256_of
+from octlet.core.files import sha256_of, writing_to
 from octlet.core.labels import NOTICE
 from octlet.evaluate.comparison import Contender, compare_models, newly_called_normal
 from octlet.evaluate.comparison_report import write_comparison
@@ -28,7 +28,7 @@ from octlet.evaluate.figures import estimate_text
 from octlet.evaluate.naming import check_names, default_names
 from octlet.evaluate.paired import MARGIN
 from octlet.runtime import latency
-from octlet.scoring import Request, is_predictions, load, notes_on, writing_to
+from octlet.scoring import Request, is_predictions, load, notes_on
 
 _HELP = "see 'octlet compare --help'"
 

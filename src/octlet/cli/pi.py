@@ -11,7 +11,7 @@ from octlet.cli.options import model_argument
 from octlet.cli.ui import bar, json_option, next_step, print_json, say, table
 from octlet.core.bundle import open_bundle
 from octlet.core.errors import UsageError
-from octlet.core.files import sha256_of
+from octlet.core.files import sha256_of, writing_to
 from octlet.pi.deb import deb_name, write_deb
 from octlet.pi.deploy import deploy, look
 from octlet.pi.package import Package, assemble, write_archive
@@ -139,15 +139,13 @@ def _assemble(
 
 def _write(made: Package, form: str, out: Path) -> list[Path]:
     written = []
-    try:
+    with writing_to(out):
         if form != "deb":
             written.append(out / f"{made.folder}.tar")
             write_archive(made, written[-1])
         if form != "archive":
             written.append(out / deb_name(made))
             write_deb(made, written[-1])
-    except OSError as error:
-        raise UsageError(f"cannot be written to: {error.strerror}", path=out, remedy="give --out") from error
     return written
 
 

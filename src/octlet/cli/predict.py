@@ -16,7 +16,7 @@ from octlet.cli.options import chosen, engine_option, model_option, threads_opti
 from octlet.cli.scans import Scan, ScanFiles
 from octlet.cli.ui import json_option, next_step, print_json, say, table
 from octlet.core.errors import InputError, UsageError
-from octlet.core.files import write_text
+from octlet.core.files import write_text, writing_to
 from octlet.core.image import Prepared
 from octlet.core.labels import LABELS, NOTICE
 from octlet.core.prediction import CSV_COLUMNS, UNCERTAIN, Prediction
@@ -195,12 +195,8 @@ def _predict_batch(
 
 
 def _write_heatmap(path: Path, scan: Scan, cam: Any, grid: Grid, box: Box, label: str) -> None:
-    try:
+    with writing_to(path, "give another DIR"):
         write_overlay(path, scan.gray, cam, grid, box, label)
-    except OSError as error:
-        raise UsageError(
-            f"cannot be written: {error.strerror}", path=path, remedy="give another DIR"
-        ) from error
 
 
 def _write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -208,12 +204,8 @@ def _write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     writer.writerows(prediction.as_row() for prediction in predictions)
-    try:
+    with writing_to(path, "give another FILE"):
         write_text(path, text.getvalue())
-    except OSError as error:
-        raise UsageError(
-            f"cannot be written: {error.strerror}", path=path, remedy="give another FILE"
-        ) from error
 
 
 def _print(results: _Results, predictor: Predictor, most: int, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from octlet.cli.ui import json_option, next_step, print_json, say
 from octlet.clinical.eye import JudgedVolume, eye_of, eyes_of
 from octlet.clinical.pseudonym import read_salt
 from octlet.core.errors import InputError, UsageError
-from octlet.core.files import write_text
+from octlet.core.files import write_text, writing_to
 from octlet.core.labels import NOTICE
 from octlet.core.prediction import Prediction
 from octlet.report.eye import Eye, Seen, look, pressing
@@ -160,12 +160,8 @@ def _write(out: Path, eyes: Sequence[Eye], predictor: Predictor, title: str, day
     names = overlay_names(eye.name or "eye" for eye in eyes)
     pages = [out / f"{name.removesuffix('.heatmap.png')}.html" for name in names]
     for path, eye in zip(pages, eyes, strict=True):
-        try:
+        with writing_to(path):
             write_text(path, page(eye, facts, title=title, date=day))
-        except OSError as error:
-            raise UsageError(
-                f"cannot be written: {error.strerror}", path=path, remedy="give another --out"
-            ) from error
     return pages
 
 

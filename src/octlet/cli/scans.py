@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from octlet.clinical.read import STACK_SUFFIXES, is_clinical, read_volumes
+from octlet.clinical.read import is_clinical, read_volumes
 from octlet.clinical.volume import Keys, Volume
 from octlet.core.errors import InputError
 from octlet.core.files import printable, sha256_of
@@ -77,7 +77,7 @@ class ScanFiles:
         file = self.files[index]
         try:
             volumes = read_volumes(file, salt=self._keys.salt) if is_clinical(file) else []
-            if not volumes or (file.suffix.lower() in STACK_SUFFIXES and len(volumes[0].scans) == 1):
+            if not volumes or volumes[0].picture:
                 gray = volumes[0].scans[0] if volumes else read_scan(file)
                 name, stem = self._named(index, None)
                 yield Scan(name, Path(f"{stem}.heatmap.png"), gray)

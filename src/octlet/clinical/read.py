@@ -19,7 +19,6 @@ _READERS = {
     ".tif": "tiff",
     ".tiff": "tiff",
 }
-STACK_SUFFIXES = frozenset({".tif", ".tiff"})
 CLINICAL_SUFFIXES = frozenset(_READERS)
 
 _PREAMBLE, _MAGIC = 128, b"DICM"  # PS3.10, 7.1

@@ -1,25 +1,12 @@
 """TIFF stacks: each page is a B-scan. A file of one page is decoded as every other image is."""
 
 import io
-import struct
 
 from PIL import Image, UnidentifiedImageError
 
 from octlet.clinical.volume import MAX_SCANS, Keys, Volume, check_size, damaged
 from octlet.core.errors import InputError
-from octlet.core.image import Gray, decode, to_gray
-
-# what Pillow raises on damaged data
-DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    MemoryError,
-    struct.error,
-)
+from octlet.core.image import DAMAGED, Gray, decode, to_gray
 
 
 def read(data: bytes, name: str, keys: Keys) -> list[Volume]:
@@ -30,13 +17,13 @@ def read(data: bytes, name: str, keys: Keys) -> list[Volume]:
     try:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
             if not _has_page(image, 1):
-                return [Volume(name, None, None, (decode(data, name),))]
+                return [Volume(name, None, None, (decode(data, name),), picture=True)]
             return [Volume(name, None, None, tuple(_pages(image, name)))]
     except UnidentifiedImageError as error:
         raise InputError("not a TIFF file", path=name, remedy="name the file by what it is") from error
     except Image.DecompressionBombError as error:
         raise InputError("a page is too large", path=name, remedy="export one volume of B-scans") from error
-    except DAMAGED as error:
+    except (*DAMAGED, MemoryError) as error:
         raise damaged(name, "a page cannot be decoded") from error
 
 

@@ -12,10 +12,9 @@ import struct
 from PIL import Image
 
 from octlet.clinical.heidelberg import text
-from octlet.clinical.tiff import DAMAGED
 from octlet.clinical.volume import Keys, Volume, check_size, damaged
 from octlet.core.errors import InputError
-from octlet.core.image import Gray, to_gray
+from octlet.core.image import DAMAGED, Gray, to_gray
 
 _START = 15
 _MOST_CHUNKS = 10_000
@@ -34,7 +33,7 @@ def read(data: bytes, name: str, keys: Keys) -> list[Volume]:
             rule = "it holds no B-scans in gray values that are known (no chunk @IMG_JPEG)"
             raise InputError(rule, path=name, remedy="export the volume as DICOM")
         scans = _scans(chunks["@IMG_JPEG"], name)
-    except (struct.error, *DAMAGED) as error:
+    except (*DAMAGED, MemoryError) as error:
         raise damaged(name, "a part lies beyond its end, or cannot be decoded") from error
     capture = chunks.get("@CAPTURE_INFO_02") or chunks.get("@CAPTURE_INFO") or b"\xff"
     patient = text(bytes(chunks.get("@PATIENT_INFO_02", b"")[:32]))

@@ -8,7 +8,7 @@ are not.
 import hashlib
 import hmac
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from octlet.core.errors import InputError
 from octlet.core.image import MAX_PIXELS, MIN_SIDE, Gray
@@ -33,6 +33,7 @@ class Volume:
         visit: equal for the volumes of a patient's visit, within this process; "" where it is not known.
         series: equal for single B-scans that neighbour each other, within this process; "" if not known.
         number: the place of a single B-scan in its series.
+        picture: one image of a format that knows no eyes: it is predicted as a JPEG or PNG would be.
     """
 
     file: str
@@ -42,6 +43,7 @@ class Volume:
     visit: str = ""
     series: str = ""
     number: int = 0
+    picture: bool = False
 
     def name_of(self, index: int) -> str:
         """Return the name of a B-scan, by its index from 0: "FILE#1" is the first."""
@@ -99,7 +101,4 @@ def told_apart(volumes: list[Volume]) -> list[Volume]:
     """Return the volumes of one file, with `@1`, `@2` and so on in their names where there are several."""
     if len(volumes) == 1:
         return volumes
-    return [
-        Volume(f"{v.file}@{k}", v.eye, v.subject, v.scans, v.visit, v.series, v.number)
-        for k, v in enumerate(volumes, start=1)
-    ]
+    return [replace(volume, file=f"{volume.file}@{k}") for k, volume in enumerate(volumes, start=1)]

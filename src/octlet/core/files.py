@@ -8,6 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from octlet.core.errors import UsageError
+
+
+@contextmanager
+def writing_to(path: Path, remedy: str = "give another --out") -> Iterator[None]:
+    """Turn an OSError into a UsageError that names the file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot be written to: {error.strerror}", path=path, remedy=remedy) from error
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

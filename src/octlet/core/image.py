@@ -52,7 +52,7 @@ def read_scan(path: str | Path) -> Gray:
 
 
 # what Pillow's decoders raise on damaged data; the last four from its TIFF reader
-_DAMAGED = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, struct.error)
+DAMAGED = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, struct.error)
 
 
 def decode(data: bytes, name: str) -> Gray:
@@ -84,7 +84,7 @@ def decode(data: bytes, name: str) -> Gray:
         raise InputError(rule, path=name, remedy="export the B-scan as JPEG or PNG") from error
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         rule = f"the image is damaged or cut short: {error}"
         raise InputError(rule, path=name, remedy="copy or export the scan again") from error
 

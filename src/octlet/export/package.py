@@ -26,7 +26,7 @@ from octlet.core.bundle import (
     write_bundle,
 )
 from octlet.core.errors import ModelFileError, UsageError
-from octlet.core.files import sha256_of
+from octlet.core.files import sha256_of, writing_to
 from octlet.core.image import decode, normalise, prepare
 from octlet.core.labels import LABELS
 from octlet.data.index import Progress
@@ -100,12 +100,8 @@ def export_run(
     manifest = _manifest(subject, name or run.resolve().name, licence or LICENCE)
     files = {_ENTRIES[engine]: data for engine, data in subject.networks.items()}
     files |= {GOLDEN: dump_golden(vectors), CARD: _card(subject, manifest)}
-    try:
+    with writing_to(out):
         write_bundle(out, manifest, files)
-    except OSError as error:
-        raise UsageError(
-            f"cannot be written: {error.strerror}", path=out, remedy="give another --out"
-        ) from error
     about = {"model": str(out), "name": manifest.name, "sha256": sha256_of(out), "bytes": out.stat().st_size}
     return about | {"golden": len(vectors)} | _told(subject, parity)
 

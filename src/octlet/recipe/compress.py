@@ -10,7 +10,7 @@ from octlet.compress.distil import DistilConfig, distil_run
 from octlet.compress.prune.run import prune_run
 from octlet.compress.quant.run import quantize_run
 from octlet.core.bundle import open_bundle
-from octlet.core.files import sha256_of
+from octlet.core.files import sha256_of, writing_to
 from octlet.core.settings import as_dict
 from octlet.data.split import read_split
 from octlet.evaluate.comparison import Contender, compare_models
@@ -30,7 +30,7 @@ from octlet.recipe.runner import Stage
 from octlet.recipe.settings import Recipe
 from octlet.recipe.steps import CompressStep
 from octlet.runtime import latency
-from octlet.scoring import Request, Scored, load, notes_on, writing_to
+from octlet.scoring import Request, Scored, load, notes_on
 from octlet.train.checkpoint import BEST, LAST
 
 

@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import Any
 
 from octlet.clinical.eye import JudgedVolume, eyes_of
-from octlet.clinical.read import STACK_SUFFIXES
 from octlet.clinical.volume import Volume
 from octlet.core.errors import InputError
 from octlet.core.image import Gray, decode
@@ -68,8 +67,7 @@ class Answers:
             query,
             [volume.scans[k].size for volume, ks in zip(volumes, picks, strict=True) for k in ks],
         )
-        stack = upload.name.lower().endswith(tuple(STACK_SUFFIXES))
-        if stack and len(volumes[0].scans) == 1:  # an image like any other
+        if volumes[0].picture:
             await self._predict([(upload.name, partial(_scan_of, volumes[0], 0))], query, answer)
             return
         for volume, pick in zip(volumes, picks, strict=True):

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from octlet.clinical.read import STACK_SUFFIXES
+from octlet.clinical.read import CLINICAL_SUFFIXES
 from octlet.clinical.volume import MAX_VOLUME_BYTES
 from octlet.core.errors import InputError
 from octlet.core.image import IMAGE_SUFFIXES, MAX_BYTES, Gray, decode
@@ -13,7 +13,7 @@ from octlet.watch.faults import blocked
 from octlet.watch.folder import Stamp
 
 _ZEROS = bytes(512)  # longer than padding, shorter than what is left to copy
-_SINGLE = IMAGE_SUFFIXES - STACK_SUFFIXES
+_SINGLE = IMAGE_SUFFIXES - CLINICAL_SUFFIXES
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 

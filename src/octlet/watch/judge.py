@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from octlet.clinical.eye import EyePrediction, JudgedVolume, eyes_of
-from octlet.clinical.read import CLINICAL_SUFFIXES, STACK_SUFFIXES, read_volumes
+from octlet.clinical.read import CLINICAL_SUFFIXES, read_volumes
 from octlet.clinical.volume import Volume
 from octlet.core.errors import InputError
 from octlet.core.image import IMAGE_SUFFIXES
@@ -50,8 +50,9 @@ def judge(predictor: Predictor, content: Content, name: str, beat: Callable[[], 
     check_size(content, name)
     suffix = PurePath(name).suffix.lower()
     volumes = read_volumes(name, data=content.data) if suffix in CLINICAL_SUFFIXES else []
-    if not volumes or (suffix in STACK_SUFFIXES and len(volumes[0].scans) == 1):
-        return Judged(tuple(predictor.predict([decode_image(content, name)], [name])))
+    if not volumes or volumes[0].picture:
+        gray = volumes[0].scans[0] if volumes else decode_image(content, name)
+        return Judged(tuple(predictor.predict([gray], [name])))
     judged = [_judge_volume(predictor, volume, beat) for volume in volumes]
     predictions = tuple(each for volume in judged for each in volume.predictions)
     if not predictions:
