@@ -1,8 +1,11 @@
 # make demo   scans to report on simulated scans, minutes on two cores
-# make test   lint, types, import contracts, tests
-# make real   the runs behind docs/results; needs OCTLET_DATA and OCTLET_WEIGHTS
-# make int8   quantises what make real left, the same way
-# make frontier   prunes what make real left, hours on two cores
+# make test   lint, types, import contracts, tests; make lowest: the device's with the oldest versions
+# What is behind docs/results takes OCTLET_DATA and OCTLET_WEIGHTS, hours, and an order:
+# make real             the dense network, five folds
+# make int8 frontier    the same in integers; pruned
+# make release-model    the model that ships; then release-figures, robustness, tried, lite0, peers, cold-start
+# make trust heatmaps   what a model's doubt and its heatmaps are worth
+# make arm arm-count pi-check   an emulated Arm machine and a Raspberry Pi's installer: docs/arm.md
 PYTHON ?= python3
 BIN := .venv/bin
 # a file's tests share what they train, so a file goes to one process
@@ -76,12 +79,6 @@ frontier: .venv/ready scans
 	cp real/frontier/frontier.csv real/frontier/frontier.json real/frontier/frontier.png docs/results/frontier
 	cp -r real/frontier/predictions docs/results/frontier
 
-# Does a model's doubt mean something, do heatmaps show what was used? After `make int8`; see docs/trust.md
-INT8 := $(foreach k,0 1 2 3 4,real/int8/fold-$(k)/qat/model.octlet)
-ONE := OMP_NUM_THREADS=1 $(BIN)/python
-
-.PHONY: trust heatmaps cold-start
-
 # What was tried, on the same folds: predictions that are kept, compared again
 .PHONY: tried
 tried: .venv/ready
@@ -93,6 +90,10 @@ tried: .venv/ready
 	cp real/tried/table.csv docs/results/tried.csv
 	cp real/tried/difference.png docs/results/tried.png
 
+# Does a model's doubt mean something, do heatmaps show what was used? After `make int8`; see docs/trust.md
+.PHONY: trust heatmaps
+INT8 := $(foreach k,0 1 2 3 4,real/int8/fold-$(k)/qat/model.octlet)
+ONE := OMP_NUM_THREADS=1 $(BIN)/python
 trust: .venv/ready scans
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
 	$(ONE) benchmarks/trust.py real/trust/trust $(OCTLET_DATA) real/trust/not-oct real/finetune/split $(INT8)
@@ -175,6 +176,7 @@ real/heatmaps/model.octlet: | .venv/ready
 	    --licence "Apache-2.0; trained on simulated scans"
 
 # What `octlet predict` adds to the bare engine from a standing start; after `make frontier`, on a quiet machine
+.PHONY: cold-start
 cold-start: .venv/ready scans
 	$(ONE) benchmarks/cold_start.py docs/results/cold-start.csv $(firstword $(wildcard $(OCTLET_DATA)/train/CNV/*)) \
 	    real/frontier/fold-0/0.18/int8/model.octlet real/int8/fold-0/qat/model.octlet

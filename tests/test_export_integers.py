@@ -196,7 +196,6 @@ def test_a_whole_resnet18_runs_in_integers():
     assert len(whole.model.onnx) < 4.2 * sum(p.numel() for p in whole.net.parameters()) / 4
 
 
-@pytest.mark.slow
 def test_a_deep_network_runs_in_integers():
     spec = named_spec("resnet101v2")
     operators = check_placement(made(spec, 64).model.onnx)

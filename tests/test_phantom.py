@@ -304,7 +304,6 @@ def four_hundred(tmp_path_factory) -> list[Path]:
     return sorted((out / "train").rglob("*.jpeg"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cropped", [False, True], ids=["plain", "cropped"])
 @pytest.mark.parametrize("side", [48, 96])
 def test_linear_model_cannot_tell_the_classes(four_hundred, side, cropped):

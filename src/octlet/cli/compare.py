@@ -208,7 +208,7 @@ def _timed(
     found = latency.measure_files(bundles, ui.bar("measuring speed"))
     ratios = dict(zip(known, found.ratios, strict=True))
     timed = [replace(each, latency_ratio=ratios.get(k)) for k, each in enumerate(contenders)]
-    return timed, {"rounds": latency.ROUNDS, "warm_up": latency.WARM_UP, "threads": latency.THREADS}
+    return timed, latency.HOW
 
 
 # What is said ---------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def comparison_stage(recipe: Recipe, folder: Path, models: Path, prefix: str, vo
         contenders = _contenders(scored, files, voice)
         result = {
             **compare_models(contenders, **settings),
-            "latency": {"rounds": latency.ROUNDS, "warm_up": latency.WARM_UP, "threads": latency.THREADS},
+            "latency": latency.HOW,
             "notes": notes_on(scored[0]),
             "unreadable": [],
         }

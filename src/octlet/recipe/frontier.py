@@ -167,7 +167,7 @@ class _Sweep:
         def action(_again: bool) -> None:
             bundles = [open_bundle(model) for model in models]
             found = latency.measure_files(bundles, self.voice.bar("measuring speed"))
-            told = {"rounds": latency.ROUNDS, "warm_up": latency.WARM_UP, "threads": latency.THREADS}
+            told = latency.HOW
             write_json(file, told | {"machine": platform.machine(), "ratios": list(found.ratios)})
 
         return Stage("latency", {}, models, [file], action)

@@ -92,17 +92,13 @@ def _verdict(eye: Eye) -> str:
     )
 
 
-def _refused(prediction: Prediction) -> bool:
-    return prediction.abstain in (NOT_OCT, POOR)
-
-
 def _pictures(eye: Eye, facts: Facts) -> str:
     first = eye.seen[0]
     name = "The scan."
     if eye.whole is not None:
         name = f"The most pressing B-scan, {_short(first.prediction, 60)}"
     scan = _figure(scan_png(first.gray), "the scan", name)
-    if _refused(first.prediction):  # where a class was seen that is not given would mislead
+    if first.prediction.refused:  # where a class was seen that is not given would mislead
         return f'<div class="pair">{scan}</div>'
     label = first.prediction.label
     heat = heat_png(first.gray, first.cam, facts.grid, first.box, label)
@@ -186,7 +182,7 @@ def _percent(share: float, digits: int = 0) -> str:
 def _set_in_words(scan: Prediction, facts: Facts) -> str:
     if scan.set is None or facts.coverage is None:
         return "Not known: the model file was never calibrated, so it gives no set of classes."
-    if _refused(scan):
+    if scan.refused:
         return "Everything: the scan was refused."
     told = _percent(facts.coverage)
     if not scan.set:
@@ -215,7 +211,7 @@ def _short(said: Prediction, length: int) -> str:
     """Return a B-scan's name and what was said of it."""
     verdict = said.abstain or f"{said.label} {_percent(said.probabilities[said.label])}"
     members = ""
-    if said.set and not _refused(said):
+    if said.set and not said.refused:
         members = f"; set: {'all' if len(said.set) == len(LABELS) else ' '.join(said.set)}"
     return f"{_cut(said.file, length)}: {verdict}{members}"
 

@@ -15,6 +15,7 @@ ROUNDS, WARM_UP = 21, 3
 
 # With one thread a ratio tells of the networks' work; more threads would also measure how it is shared out.
 THREADS = 1
+HOW = {"rounds": ROUNDS, "warm_up": WARM_UP, "threads": THREADS}  # for the record of a measurement
 
 
 @dataclass(frozen=True)

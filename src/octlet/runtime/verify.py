@@ -20,11 +20,10 @@ from octlet.core.bundle import GOLDEN, Bundle, open_bundle
 from octlet.core.errors import GateError, InputError, ModelFileError
 from octlet.core.image import Gray, Prepared, decode
 from octlet.core.labels import LABELS, NOTICE
-from octlet.runtime.engine import DEFAULT, ENGINES, Outputs, load_engine
+from octlet.runtime.engine import DEFAULT, ENGINES, OUTPUTS, Outputs, load_engine
 from octlet.runtime.predictor import Predictor
 
 MAX_GOLDEN = 64 * 2**20  # bytes, unpacked
-OUTPUTS = ("logits", "cam", "embedding")
 _REMEDY = "export the model again"
 _OF_NO_ENGINE = _HASH, _PIXELS = ": SHA-256", ": pixels"  # how the names of such checks end
 

@@ -36,7 +36,7 @@ from octlet.core.labels import LABELS, index_of
 from octlet.core.settings import as_dict
 from octlet.data.cache import prepared_scans
 from octlet.data.index import Progress
-from octlet.data.split import SplitRecord, check_leaks, read_split, write_split
+from octlet.data.split import QUARANTINE, SplitRecord, check_leaks, read_split, write_split
 from octlet.models.resnet import ResNet, build, count_parameters
 from octlet.models.spec import named_spec
 from octlet.models.weights import LoadReport, load_pretrained
@@ -191,7 +191,7 @@ def folds_of(
 
     A run that ends with its last epoch whatever the validation says may have no validation scan.
     """
-    usable = sorted((row for row in split if row.split != "quarantine"), key=lambda row: row.path)
+    usable = sorted((row for row in split if row.split != QUARANTINE), key=lambda row: row.path)
     scans = prepared_scans(root, [(r.path, r.sha256) for r in usable], config.size, progress=told.bar)
 
     def fold(name: str) -> Fold:
