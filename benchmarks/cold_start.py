@@ -9,7 +9,6 @@ started in turn; times are the processes' own CPU seconds, which other work on t
 wall-clock seconds.
 """
 
-import csv
 import os
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 from octlet.core.bundle import ONNX, open_bundle
+from octlet.core.files import csv_of, write_text
 
 ROUNDS = 11
 # an installed package has its bytecode compiled; let a checkout keep it too
@@ -37,10 +37,7 @@ ENDED = BARE + "os._exit(0)\n"
 
 def main(out: Path, scan: Path, models: list[Path]) -> None:
     rows = [row for model in models for row in measure(model, scan)]
-    with out.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(out, csv_of(rows))
     for row in rows:
         print("  ".join(f"{value!s:24}" for value in row.values()))
 

@@ -5,12 +5,12 @@
 SPLITS is a folder with fold-0.csv, fold-1.csv ..., one for each model file, which sees its own test scans.
 """
 
-import csv
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from octlet.core.files import csv_of, write_text
 from octlet.core.labels import index_of
 from octlet.data.source import open_source, read_pixels
 from octlet.data.split import read_split
@@ -37,10 +37,7 @@ def main(out: Path, scans: Path, splits: Path, models: list[Path]) -> None:
             for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high"))
         }
         rows.append({"way": name, "scans": summary["n"], **told})
-    with out.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(out, csv_of(rows))
     for row in rows:
         print(
             *(

@@ -13,7 +13,6 @@ the map's mass on the lesion, against the lesion's share of the area that the ne
 Writes OUT.csv and OUT.png.
 """
 
-import csv
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from octlet.core.files import csv_of, write_text
 from octlet.core.image import Gray, Prepared, read_scan
 from octlet.core.labels import LABELS
 from octlet.data.phantom import simulate
@@ -58,10 +58,7 @@ def main(out: Path, scans: Path, splits: Path, phantom_model: Path, models: list
         drops += [drop(predictor, scans / each.path, each.patient, rng) for each in tested]
     hits, shares = pointing(Predictor.open(phantom_model, threads=1))
     rows = [*of_drops(drops), *of_pointing(hits, shares)]
-    with out.with_suffix(".csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(out.with_suffix(".csv"), csv_of(rows))
     for row in rows:
         print("  ".join(str(value) for value in row.values()))
     draw(out.with_suffix(".png"), drops, shares)

@@ -6,7 +6,6 @@ changes none of it.
     python benchmarks/int8.py docs/results/int8-cost.csv
 """
 
-import csv
 import json
 import re
 import statistics
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from octlet.core.files import csv_of, write_text
+
 SIZE = 224
 ROUNDS = 15
 STEPS = 3
@@ -31,10 +32,7 @@ def main(out: Path) -> None:
     for name in MODELS:
         with tempfile.TemporaryDirectory() as folder:
             rows += compare(name, Path(folder))
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(out, csv_of(rows))
     for row in rows:
         print(f"{row['network']:12} {row['what']:54} {row['ratio']:>7}  {row['wanted']}")
 

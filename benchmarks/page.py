@@ -6,7 +6,6 @@ files, and shows which model answers. The scans of the picture are simulated.
     python benchmarks/page.py docs/results/page.csv real/trust/trust.work/fold-0.octlet docs/img/page.png
 """
 
-import csv
 import io
 import json
 import shutil
@@ -25,6 +24,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from octlet.core.bundle import open_bundle
+from octlet.core.files import csv_of, write_text
 from octlet.data.phantom import simulate
 from octlet.serve.page import KINDS
 
@@ -40,10 +40,7 @@ def main(out: Path, model: Path, picture: Path | None) -> None:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         network = open_bundle(model).manifest.name
         rows = [{"network": network, **row} for row in measured(browser, model)]
-        with out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(out, csv_of(rows))
         for row in rows:
             print(f"{row['network']:24} {row['what']:72} {row['value']:>7}  {row['wanted']}")
         if picture is not None:

@@ -1,7 +1,6 @@
 """The table of `peers.py`: accuracy with intervals, what a row weighs and takes, and why a row is empty."""
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from peers_ways import version
 from octlet.compress.cost import cost_of
 from octlet.core.bundle import open_bundle
 from octlet.core.errors import InputError
-from octlet.core.files import write_text
+from octlet.core.files import csv_of, write_text
 from octlet.evaluate.paired import compare
 from octlet.evaluate.predictions import Predictions
 from octlet.evaluate.summary import summarise
@@ -135,12 +134,8 @@ WITH_ENDS = ("accuracy", "balanced_accuracy", "difference", "faster", "start_fas
 
 def write(out: Path, rows: Sequence[Row]) -> None:
     """Write the rows as CSV, whole or not at all."""
-    text = io.StringIO()
     lines = [_cells(row) for row in rows]
-    writer = csv.DictWriter(text, lines[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(out, text.getvalue())
+    write_text(out, csv_of(lines))
 
 
 def _cells(row: Row) -> dict[str, object]:

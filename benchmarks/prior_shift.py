@@ -5,7 +5,6 @@ Each scan is scored by the network of the fold whose validation set it stands in
     OCTLET_DATA=... python benchmarks/prior_shift.py real/finetune docs/results/prior-shift.csv
 """
 
-import csv
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
+from octlet.core.files import csv_of, write_text
 from octlet.core.labels import LABELS, index_of
 from octlet.data.cache import prepared_scans
 from octlet.data.split import read_split
@@ -57,10 +57,7 @@ def main(folds: Path, out: Path) -> None:
             }
         )
         print(rows[-1])
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(out, csv_of(rows))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 
 from octlet.compress.cost import cost_of
 from octlet.core.bundle import open_bundle
+from octlet.core.files import csv_of, write_text
 from octlet.core.labels import LABELS
 from octlet.evaluate.predictions import Predictions, read_predictions
 from octlet.evaluate.summary import summarise
@@ -29,10 +30,7 @@ Row = dict[str, str]
 
 def main(folder: Path, index: Path, model: Path, notes: Path) -> None:
     shapes = list(by_shape(read_predictions(folder / "release" / "predictions.csv"), index))
-    with (folder / "release" / "by-shape.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, shapes[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(shapes)
+    write_text(folder / "release" / "by-shape.csv", csv_of(shapes))
     parts = [
         cost(model),
         table_of(shapes),

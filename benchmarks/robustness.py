@@ -13,9 +13,7 @@ and of the corruptions, and not predicted again.
 """
 
 import argparse
-import csv
 import hashlib
-import io
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from numpy.typing import NDArray
 
 from octlet.cli.ui import bar
 from octlet.core.errors import UsageError
-from octlet.core.files import sha256_of, write_bytes, write_text
+from octlet.core.files import csv_of, sha256_of, write_bytes, write_text
 from octlet.core.image import Gray
 from octlet.core.labels import LABELS, index_of
 from octlet.core.quality import measure
@@ -270,11 +268,7 @@ def row(
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_of(rows))
 
 
 def markdown(rows: Sequence[Row]) -> list[str]:

@@ -7,7 +7,6 @@ first mostly finds another process's data in the caches, the second its own.
     python benchmarks/serve.py docs/results/serve.csv real/int8/fold-0/qat/model.octlet ...
 """
 
-import csv
 import http.client
 import io
 import json
@@ -29,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from octlet.core.bundle import open_bundle
+from octlet.core.files import csv_of, write_text
 from octlet.core.image import decode
 from octlet.data.phantom import simulate
 from octlet.runtime.engine import load_engine
@@ -45,10 +45,7 @@ def main(out: Path, models: list[Path]) -> None:
     for model in models:
         name = open_bundle(model).manifest.name
         rows += [{"network": name, **row} for row in (*beside_bare(model), *batches(model), *batching(model))]
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(out, csv_of(rows))
     for row in rows:
         print(f"{row['network']:24} {row['what']:68} {row['value']:>7}  {row['wanted']}")
 

@@ -7,7 +7,6 @@ patient, once for the four classes and twice for the shape: the width of NORMAL 
     OCTLET_DATA=... OCTLET_WEIGHTS=... python benchmarks/shape_leak.py docs/results/shape-leak.csv
 """
 
-import csv
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from octlet.core.files import csv_of, write_text
 from octlet.core.image import Gray, normalise, padding_mask, prepare
 from octlet.data.source import open_source, read_pixels
 from octlet.models.resnet import build
@@ -121,10 +121,7 @@ def main(out: Path) -> None:
             }
         )
         print(rows[-1], flush=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(out, csv_of(rows))
 
 
 if __name__ == "__main__":

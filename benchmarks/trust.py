@@ -11,7 +11,6 @@ Writes OUT.csv and OUT.png, and keeps scores and calibrated model files in OUT.w
 splits find them again.
 """
 
-import csv
 import hashlib
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from octlet.core.errors import InputError
-from octlet.core.files import sha256_of
+from octlet.core.files import csv_of, sha256_of, write_text
 from octlet.core.image import read_scan
 from octlet.core.labels import LABELS, URGENCY, index_of
 from octlet.core.prediction import NOT_OCT, POOR, Prediction
@@ -62,10 +61,7 @@ def main(out: Path, scans: Path, strange: Path, splits: Path, models: list[Path]
         real += list(seen_scans(predictor, scans, split))
         others += list(seen_others(predictor, strange))
     rows = [*of_scans(real), *of_quality(real), *of_others(others)]
-    with out.with_suffix(".csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(out.with_suffix(".csv"), csv_of(rows))
     for row in rows:
         print(
             " ".join(

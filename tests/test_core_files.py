@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from octlet.core.errors import GateError, InputError, ModelFileError, OctletError, UsageError
-from octlet.core.files import dump_json, replacing, sha256_of, write_text
+from octlet.core.files import csv_of, dump_json, replacing, sha256_of, write_text, writing_to
 
 
 def test_a_fault_while_writing_leaves_the_old_file_and_no_scraps(tmp_path):
@@ -50,3 +50,20 @@ def test_every_error_has_its_own_exit_code_and_one_shape():
         "message": "the file is empty",
         "remedy": "export it again",
     }
+
+
+def test_csv_of_rows_and_of_columns_alone():
+    rows = [{"a": 1, "b": 'x,"y"'}, {"a": None}]
+    assert csv_of(rows) == 'a,b\n1,"x,""y"""\n,\n'
+    assert csv_of([], ["a", "b"]) == "a,b\n"
+    with pytest.raises(ValueError, match="'c'"):
+        csv_of([{"a": 1}, {"c": 2}])
+
+
+def test_what_cannot_be_written_is_named_with_a_remedy(tmp_path):
+    (tmp_path / "file").touch()
+    told = "cannot be written to: File exists"
+    there = tmp_path / "file" / "x"
+    with pytest.raises(UsageError, match=told) as caught, writing_to(there, "give another DIR"):
+        write_text(there, "text")
+    assert (caught.value.path, caught.value.remedy) == (str(there), "give another DIR")

@@ -1,12 +1,15 @@
 """What a network says of scans, and how far another is from saying the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from octlet.models.resnet import Outputs
-from octlet.train.loop import Fold
+from octlet.train.config import TrainConfig
+from octlet.train.loop import Fold, validate
 
 BATCH = 16
 
@@ -30,3 +33,9 @@ def log_probabilities(outputs: Outputs) -> NDArray[np.float64]:
 def divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
     """Return the mean KL divergence of `answers` (N, K) from others, nats."""
     return float((np.exp(expected) * (expected - found)).sum(1).mean())
+
+
+def figures_of(net: nn.Module, fold: Fold, settings: TrainConfig) -> dict[str, float]:
+    """Return the figures of `octlet.train.loop.validate` as val_NAME, computed in float32 on the CPU."""
+    found = validate(net.cpu(), fold, replace(settings, amp="off"), torch.device("cpu"))
+    return {f"val_{key}": value for key, value in found.items()}

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def csv_of(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
+    """Return CSV with a header: the columns, or the first row's; what a row lacks is empty.
+
+    Raises ValueError for a key that is no column; IndexError where there are neither rows nor columns.
+    """
+    import csv  # `octlet predict` seldom needs it
+    import io
+
+    lines = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns) or list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def _umask() -> int:

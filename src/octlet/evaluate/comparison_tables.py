@@ -1,9 +1,9 @@
 """The tables of a comparison: two to read, where a line end sets an interval below its value, and a CSV."""
 
-import csv
-import io
+from collections.abc import Mapping
 from typing import Any
 
+from octlet.core.files import csv_of
 from octlet.core.labels import LABELS
 from octlet.evaluate.figures import estimate_text
 
@@ -75,15 +75,11 @@ def table_csv(comparison: dict[str, Any]) -> str:
     for model in comparison["models"]:
         line: dict[str, Any] = {"name": model["name"]}
         for key in _ESTIMATES:
-            line |= _columns(key, model[key])
+            line |= estimate_columns(key, model[key])
         line |= {f"sensitivity_{label}": share for label, share in model["sensitivity"].items()}
         line |= {key: model[key] for key in ("urgent_called_normal", "bytes", "size_ratio", "latency_ratio")}
         lines.append(line | (_paired_columns(against[model["name"]]) if model["name"] in against else {}))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[-1]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_of(lines, lines[-1])
 
 
 def p_text(p: float) -> str:
@@ -95,14 +91,15 @@ def _paired_columns(each: dict[str, Any]) -> dict[str, Any]:
     difference, counts = each["difference"], each["discordant"]
     columns: dict[str, Any] = {}
     for key in _DIFFERENCES:
-        columns |= _columns(f"{key}_difference", difference[key])
+        columns |= estimate_columns(f"{key}_difference", difference[key])
     for label, estimate in difference["sensitivity"].items():
-        columns |= _columns(f"sensitivity_{label}_difference", estimate)
+        columns |= estimate_columns(f"sensitivity_{label}_difference", estimate)
     columns |= {key: counts[key] for key in ("only_reference_right", "only_model_right", "mcnemar_p")}
     return {**columns, "not_inferior": str(each["not_inferior"]).lower()}
 
 
-def _columns(name: str, estimate: dict[str, float | None]) -> dict[str, float | None]:
+def estimate_columns(name: str, estimate: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return an estimate and the ends of its interval under the names NAME, NAME_low and NAME_high."""
     return {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
 
 

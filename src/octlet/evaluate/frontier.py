@@ -1,11 +1,10 @@
 """Which of several models are worth having: none is better and cheaper, and the smallest is good enough."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from octlet.evaluate.comparison_tables import Table, p_text
+from octlet.core.files import csv_of
+from octlet.evaluate.comparison_tables import Table, estimate_columns, p_text
 from octlet.evaluate.figures import estimate_text
 
 # key of a cost in a point -> what it is; a Pareto point is one for each by itself
@@ -160,26 +159,18 @@ def frontier_csv(frontier: Mapping[str, Any]) -> str:
             _line(point) | {"chosen": point["name"] == frontier["chosen"]} for point in frontier["points"]
         )
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_of(lines)
 
 
 def _line(point: Mapping[str, Any]) -> dict[str, Any]:
     plain = ("name", "model", "macs", "macs_share", "parameters", "bytes", "latency_ratio")
-    line = {key: point[key] for key in plain} | _columns("pi5_modelled_ms", point["pi5_modelled_ms"])
+    line = {key: point[key] for key in plain} | estimate_columns("pi5_modelled_ms", point["pi5_modelled_ms"])
     for key in _ESTIMATES:
-        line |= _columns(key, point[key])
+        line |= estimate_columns(key, point[key])
     undefined = dict.fromkeys(("value", "low", "high"))
     difference = point["difference"]["balanced_accuracy"] if point["difference"] else undefined
-    line |= _columns("balanced_accuracy_difference", difference)
+    line |= estimate_columns("balanced_accuracy_difference", difference)
     line["mcnemar_p"] = point["discordant"]["mcnemar_p"] if point["discordant"] else None
     line["not_inferior"] = point["not_inferior"]
     line["urgent_called_normal"] = point["urgent_called_normal"]
     return line | {f"pareto_{axis}": mark for axis, mark in point["pareto"].items()}
-
-
-def _columns(name: str, estimate: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}

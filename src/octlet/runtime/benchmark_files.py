@@ -3,14 +3,12 @@
 The figure is SVG written here, since a device has no drawing library.
 """
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from html import escape
 from pathlib import Path
 
-from octlet.core.files import write_json, write_text
+from octlet.core.files import csv_of, write_json, write_text
 from octlet.runtime.benchmark import Benchmark, Row
 
 CSV_COLUMNS = tuple(field.name for field in fields(Row))
@@ -30,11 +28,7 @@ def write_benchmark(folder: Path, benchmark: Benchmark) -> None:
 
 def benchmark_csv(benchmark: Benchmark) -> str:
     """Return one line for each row, in `CSV_COLUMNS`; what was not measured is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in benchmark.rows)
-    return text.getvalue()
+    return csv_of((asdict(row) for row in benchmark.rows), CSV_COLUMNS)
 
 
 def benchmark_svg(benchmark: Benchmark) -> str:

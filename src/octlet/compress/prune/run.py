@@ -6,8 +6,6 @@ step-K/                                    the network after step K, a run like 
 """
 
 import copy
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from octlet.compress.answers import figures_of
 from octlet.compress.config import PRUNE_TRAINING, PruneConfig
 from octlet.compress.cost import cost_of
 from octlet.compress.prune.channels import rebuilt
@@ -25,7 +24,7 @@ from octlet.compress.prune.figure import draw_pruning
 from octlet.compress.prune.shrink import Shrinking
 from octlet.compress.prune.sparsity import hold_zeros, sparsity_of, zipped_bytes
 from octlet.core.errors import UsageError
-from octlet.core.files import sha256_of, write_json, write_text
+from octlet.core.files import csv_of, sha256_of, write_json, write_text
 from octlet.core.settings import as_dict, from_mapping
 from octlet.data.split import read_split
 from octlet.models.resnet import ResNet, count_parameters
@@ -41,7 +40,7 @@ from octlet.train.checkpoint import (
     write_tensors,
 )
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold, validate
+from octlet.train.loop import Fold
 from octlet.train.objective import MatchedDistillation, Objective, Remembered
 from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, fresh_net
 from octlet.train.state import new_state
@@ -132,7 +131,8 @@ class _Job:
         rows = json.loads((out / STEPS).read_text()) if (out / STEPS).is_file() else []
         if not rows:
             self.place.begin(self.settings.seed)
-            rows.append(self._row(0, self.trained.net, self._figures(self.trained.net)))
+            first = figures_of(self.trained.net, self.folds[1], self.settings)
+            rows.append(self._row(0, self.trained.net, first))
             self._record(rows)
         for k in range(len(rows), self.config.steps + 1):
             rows.append(self._step(k, rows))
@@ -146,7 +146,7 @@ class _Job:
         """Shrink and train once; a step that was stopped goes on."""
         folder = self.place.out / f"step-{k}"
         net = self._cut(folder, k)
-        before = self._figures(net)
+        before = figures_of(net, self.folds[1], self.settings)
         told = self._row(k, net, before)
         judged = ""
         if before:
@@ -163,7 +163,7 @@ class _Job:
             hold_zeros(state.net)
         meta = self._meta(net, settings, k, told)
         carry_out(state, self.folds, settings, place, meta, self._objective(settings), self.told)
-        after = self._figures(load_run(folder).net)
+        after = figures_of(load_run(folder).net, self.folds[1], self.settings)
         return told | {f"trained_{key}": value for key, value in after.items()}
 
     def _cut(self, folder: Path, k: int) -> ResNet:
@@ -212,11 +212,6 @@ class _Job:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Remembered(net) if self.settings.views else net
 
-    def _figures(self, net: ResNet) -> dict[str, float]:
-        exact = replace(self.settings, amp="off")
-        found = validate(net.cpu(), self.folds[1], exact, torch.device("cpu"))
-        return {f"val_{key}": value for key, value in found.items()}
-
     def _row(self, k: int, net: ResNet, figures: Mapping[str, float]) -> dict[str, Any]:
         return {
             "step": k,
@@ -241,11 +236,7 @@ class _Job:
         out = self.place.out
         write_json(out / STEPS, rows)
         names = {name: None for row in reversed(rows) for name in row}
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, sorted(names, key=_column), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(out / "pruning.csv", buffer.getvalue())
+        write_text(out / "pruning.csv", csv_of(rows, sorted(names, key=_column)))
         if len(rows) > 1 and "val_loss" in rows[0]:
             draw_pruning(rows, self.config.what, out / "pruning.png")
 

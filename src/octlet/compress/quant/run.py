@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from octlet.compress.answers import figures_of
 from octlet.compress.config import QAT_TRAINING, QuantConfig
 from octlet.compress.head import LinearHead
 from octlet.compress.quant.calibrate import calibrate
@@ -33,7 +34,7 @@ from octlet.train.checkpoint import (
     save_run,
 )
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold, validate
+from octlet.train.loop import Fold
 from octlet.train.objective import Distillation, map_error
 from octlet.train.prior import log_shares, shift_prior
 from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of
@@ -163,7 +164,7 @@ class _Job:
             f"{len(twin.quantised)} of {len(twin.layers)} layers are rounded, "
             f"{meta['quantization']['weights_share']:.2%} of the parameters"
         )
-        before = self._figures(net)
+        before = figures_of(net, self.folds[1], self.settings)
         epochs = 0
         if self.config.method == "qat":
             twin.lighten()
@@ -171,7 +172,7 @@ class _Job:
             state = new_state(twin, self.settings, device_of(self.settings))
             epochs = len(carry_out(state, self.folds, self.settings, self.place, meta, objective, self.told))
             twin = load_quantised(self.place.out).twin
-        after = self._figures(twin)
+        after = figures_of(twin, self.folds[1], self.settings)
         if self.config.method == "ptq":
             self.place.begin(self.settings.seed)
             save_run(self.place.out, twin, meta | {"metrics": after})
@@ -185,11 +186,11 @@ class _Job:
         share = net.fc.weight.numel() / count_parameters(net)
         meta = self._meta(weights_share=share, layers=[1, _layer_count(net)])
         self.told.say(f"torchao rounds the final linear layer: {share:.4%} of the parameters")
-        before = self._figures(net)
+        before = figures_of(net, self.folds[1], self.settings)
         head = prepare_linear(net)
         state = new_state(head, self.settings, device_of(self.settings))
         rows = carry_out(state, self.folds, self.settings, self.place, meta, objective, self.told, _snapped)
-        after = self._figures(load_run(self.place.out).net)
+        after = figures_of(load_run(self.place.out).net, self.folds[1], self.settings)
         return self._result(meta, before, after, len(rows))
 
     def _objective(self) -> "QatObjective":
@@ -216,11 +217,6 @@ class _Job:
 
     def _origin(self) -> dict[str, Any]:
         return {key: self.trained.meta.get(key) for key in ("config", "epoch", "metrics")}
-
-    def _figures(self, net: nn.Module) -> dict[str, float]:
-        exact = replace(self.settings, amp="off")
-        found = validate(net.cpu(), self.folds[1], exact, torch.device("cpu"))
-        return {f"val_{key}": value for key, value in found.items()}
 
     def _result(
         self, meta: dict[str, Any], before: dict[str, float], after: dict[str, float], epochs: int

@@ -1,14 +1,12 @@
 """Which layers bear 8 bits badly: each layer's rounding alone, against none."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from octlet.compress.answers import answers, divergence
 from octlet.compress.quant.graph import FakeQuantised
-from octlet.core.files import replacing, write_text
+from octlet.core.files import csv_of, replacing, write_text
 from octlet.data.index import Progress
 from octlet.train.loop import Fold
 
@@ -62,11 +60,7 @@ def sensitivity(twin: FakeQuantised, fold: Fold, progress: Progress) -> list[Lay
 
 def write_sensitivity(out: Path, costs: Sequence[LayerSensitivity]) -> None:
     """Write sensitivity.csv and sensitivity.png."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(asdict(costs[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(cost) for cost in costs)
-    write_text(out / "sensitivity.csv", buffer.getvalue())
+    write_text(out / "sensitivity.csv", csv_of(map(asdict, costs)))
     _draw(out / "sensitivity.png", costs[:25])
 
 
