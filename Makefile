@@ -89,6 +89,9 @@ tried: .venv/ready
 	    --name "18 %, poor scans, QAT" --name "Lite0, poor scans, QAT" --out real/tried
 	cp real/tried/table.csv docs/results/tried.csv
 	cp real/tried/difference.png docs/results/tried.png
+	$(BIN)/python benchmarks/ensembles.py docs/results/ensembles.csv "dense=docs/results/resnet101v2/predictions.csv" \
+	    "18 %=docs/results/release/predictions.csv" "Lite0=docs/results/lite0/predictions.csv" \
+	    "Lite0 untaught=docs/results/lite0/alone-256.csv"
 
 # Does a model's doubt mean something, do heatmaps show what was used? After `make int8`; see docs/trust.md
 .PHONY: trust heatmaps
@@ -155,6 +158,24 @@ lite0: .venv/ready scans
 	    --cost $(firstword $(DENSE)) --cost $(firstword $(FOLDS)) \
 	    --cost real/frontier/fold-0/0.05/int8/model.octlet --cost $(firstword $(LITE0))
 	cp real/lite0-beside/table.csv docs/results/lite0/table.csv
+
+# The same network by itself, float: larger inputs, and simulated scans first. Needs no `make` before
+.PHONY: lite0-alone
+ALONE := real/lite0-alone
+BY_ITSELF := $(BIN)/octlet run recipes/lite0.toml --set compress=[]
+lite0-alone: .venv/ready scans
+	$(BY_ITSELF) --out $(ALONE)/256
+	$(BY_ITSELF) --out $(ALONE)/320 --set train.size=320
+	test -d $(ALONE)/phantoms || $(BIN)/octlet data phantom $(ALONE)/phantoms --n 800 --seed 3
+	test -f $(ALONE)/phantom-run/checkpoint.safetensors || $(BIN)/octlet train --data $(ALONE)/phantoms \
+	    --out $(ALONE)/phantom-run --preset finetune --model efficientnet-lite0 --weights $(OCTLET_LITE0) \
+	    --size 256 --epochs 3 --batch 16 --lr 1e-3 --set train.head_lr=5e-3 --set train.amp=off
+	$(BY_ITSELF) --out $(ALONE)/phantoms-first --set train.weights=$(CURDIR)/$(ALONE)/phantom-run/checkpoint.safetensors
+	for way in 256 320 phantoms-first; do cp $(ALONE)/$$way/evaluation/predictions.csv docs/results/lite0/alone-$$way.csv; done
+	$(BIN)/octlet compare $(foreach way,256 320 phantoms-first,docs/results/lite0/alone-$(way).csv) \
+	    docs/results/lite0/predictions.csv --name "256 px" --name "320 px" --name "phantoms first" \
+	    --name "taught, int8" --out $(ALONE)/beside
+	cp $(ALONE)/beside/table.csv docs/results/lite0/alone.csv
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
 peers: .venv/ready scans

@@ -27,24 +27,27 @@ def main(out: Path, scans: Path, splits: Path, models: list[Path]) -> None:
     folds = list(zip(models, sorted(splits.glob("fold-*.csv")), strict=True))
     parts = [said(model, scans, split) for model, split in folds]
     pooled = [merge([part[way] for part in parts]) for way in range(len(WAYS))]
-    rows = []
-    for name, predictions in zip(WAYS, pooled, strict=True):
-        summary, against = summarise(predictions), compare(pooled[0], predictions)["difference"]
-        figures = {key: summary[key] for key in SHOWN} | {"difference": against["balanced_accuracy"]}
-        told = {
-            f"{key}{suffix}": f"{value[part]:.4f}"
-            for key, value in figures.items()
-            for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high"))
-        }
-        rows.append({"way": name, "scans": summary["n"], **told})
+    write_rows(out, [row_of(name, pooled[0], each) for name, each in zip(WAYS, pooled, strict=True)])
+
+
+def row_of(way: str, reference: Predictions, predictions: Predictions) -> dict[str, str]:
+    """Return the figures of predictions, and what their balanced accuracy is above the reference's."""
+    summary, against = summarise(predictions), compare(reference, predictions)["difference"]
+    figures = {key: summary[key] for key in SHOWN} | {"difference": against["balanced_accuracy"]}
+    told = {
+        f"{key}{suffix}": f"{value[part]:.4f}"
+        for key, value in figures.items()
+        for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high"))
+    }
+    return {"way": way, "scans": str(summary["n"]), **told}
+
+
+def write_rows(out: Path, rows: list[dict[str, str]]) -> None:
+    """Write rows as CSV, and print what matters most of them."""
     write_text(out, csv_of(rows))
     for row in rows:
-        print(
-            *(
-                f"{row[key]!s:28}"
-                for key in ("way", "accuracy", "balanced_accuracy", "macro_auc", "difference")
-            )
-        )
+        shown = ("way", "accuracy", "balanced_accuracy", "macro_auc", "difference")
+        print(*(f"{row[key]!s:28}" for key in shown))
 
 
 def said(model: Path, scans: Path, split: Path) -> list[Predictions]:
