@@ -190,7 +190,7 @@ def test_a_state_survives_the_disk(tmp_path):
     state.progress.epoch = 3
     state.save(tmp_path / "s.safetensors", {"lr": 0.01})
     other = new_state(build(TINY), config, torch.device("cpu"))
-    assert other.load(tmp_path / "s.safetensors") == {"lr": 0.01}
+    other.load(tmp_path / "s.safetensors")
     assert other.progress == state.progress
     for key, value in state.judged.state_dict().items():
         assert torch.equal(value, other.judged.state_dict()[key])

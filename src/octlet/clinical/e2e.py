@@ -77,7 +77,7 @@ def _read(data: memoryview, name: str, keys: Keys) -> list[Volume]:
             name,
             eyes[series] if eyes.get(series) in ("R", "L") else None,
             keys.subject(issued.get(series[0], "")),
-            tuple(_image(data, name, start) for _, start in sorted(found[series].items())),
+            tuple(_image(data, start) for _, start in sorted(found[series].items())),
             visit=keys.link("e2e", issued.get(series[0]) or name, *series[:2]),
         )
         for series in kept
@@ -112,7 +112,7 @@ def _check(data: memoryview, name: str, starts: list[int]) -> None:
         raise damaged(name, f"{len(data)} bytes for {pixels} pixels of two bytes each")
 
 
-def _image(data: memoryview, name: str, start: int) -> Gray:
+def _image(data: memoryview, start: int) -> Gray:
     height, width = struct.unpack_from("<2I", data, start + 12)
     codes = np.frombuffer(data, "<u2", height * width, start + 20)
     return display(reflectivity(codes).reshape(height, width), _UNMEASURED)

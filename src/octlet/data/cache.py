@@ -29,7 +29,6 @@ def prepared_scans(
     scans: Sequence[tuple[str, str]],
     size: int,
     *,
-    folder: Path | None = None,
     progress: Progress = iter,
 ) -> NDArray[np.uint8]:
     """Return the prepared scans, uint8 (N, size, size), read-only and memory-mapped.
@@ -41,7 +40,6 @@ def prepared_scans(
         root: folder that the paths are relative to.
         scans: (path, sha256) of each.
         size: side of the prepared scans, pixels.
-        folder: where caches live, `cache_folder()` if not given.
         progress: wraps the counting iterator.
 
     Raises:
@@ -49,7 +47,7 @@ def prepared_scans(
     """
     text = json.dumps([RECIPE, size, [sha for _, sha in scans]])
     key = hashlib.sha256(text.encode()).hexdigest()[:24]
-    file = (folder or cache_folder()) / f"scans-{size}-{key}.npy"
+    file = cache_folder() / f"scans-{size}-{key}.npy"
     if not file.exists():
         _fill(file, root, [path for path, _ in scans], size, progress)
     cached: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)

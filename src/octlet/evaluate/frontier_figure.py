@@ -32,12 +32,13 @@ _READ = (
 )
 
 
-def frontier_png(frontier: Mapping[str, Any], theme: Theme = LIGHT) -> bytes:
+def frontier_png(frontier: Mapping[str, Any]) -> bytes:
     """Draw what `octlet.recipe.frontier_table.write_frontier` returns.
 
     A point's shape and colour tell whether it is not inferior, a filled one is a Pareto point of its panel,
     a ring marks the chosen one. Vertical bars are 95 % intervals, horizontal ones the band of the Pi's model.
     """
+    theme = LIGHT
     figure = canvas(7.5, 8.2, theme)
     grid = figure.subplots(2, 2, sharey=True)
     for axes, axis in zip(grid.ravel(), AXES, strict=True):

@@ -19,8 +19,6 @@ from octlet.export.package import IMAGES
 from octlet.models.spec import NetSpec
 from octlet.train.checkpoint import read_record
 
-TABLES = ("prune", "train", "quantize", "qat")
-
 # What the sweep itself sets: what to give instead.
 _TAKEN = {
     "prune.to_macs": "--to-macs",
@@ -112,7 +110,7 @@ class Plan:
 
 
 def plan_of(own: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> Plan:
-    """Return a plan from plain values; `tables` has the keys `TABLES`.
+    """Return a plan from plain values; `tables` has the keys prune, train, quantize and qat.
 
     Raises UsageError for an unknown setting, one out of range, and one that the sweep itself sets.
     """

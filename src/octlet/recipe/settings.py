@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,8 +233,8 @@ def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
     )
 
 
-def _variable(name: str, file: Path, environment: Mapping[str, str] = os.environ) -> str:
-    value = environment.get(name, "")
+def _variable(name: str, file: Path) -> str:
+    value = os.environ.get(name, "")
     if not value:
         raise UsageError(f"the recipe needs the environment variable {name}", path=file, remedy=f"set {name}")
     return value

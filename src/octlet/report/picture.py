@@ -20,9 +20,7 @@ def scan_png(gray: Gray, width: int = WIDTH) -> bytes:
     return _png(Image.fromarray(gray).resize(fitted(gray, width), Image.Resampling.LANCZOS))
 
 
-def heat_png(
-    gray: Gray, cam: NDArray[np.float32], grid: Grid, box: Box, label: str, width: int = WIDTH
-) -> bytes:
+def heat_png(gray: Gray, cam: NDArray[np.float32], grid: Grid, box: Box, label: str) -> bytes:
     """Return a scan with one class's map over it, and a line around where the map has half of its strength.
 
     The colours alone would be lost in black and white.
@@ -33,13 +31,12 @@ def heat_png(
         grid: where the cells of the maps lie in the network's input.
         box: (left, top, right, bottom) of the part of the scan that the map covers.
         label: of the class.
-        width: of the picture in pixels, at most.
     """
     own = cam[LABELS.index(label)]
     left, top, right, bottom = box
     weight = np.zeros(gray.shape, np.float32)
     weight[top:bottom, left:right] = strength(own, grid, right - left, bottom - top)
-    shape = fitted(gray, width)
+    shape = fitted(gray, WIDTH)
     picture = Image.fromarray(overlay(gray, own, grid, box)).resize(shape, Image.Resampling.LANCZOS)
     inside = np.asarray(Image.fromarray(weight).resize(shape, Image.Resampling.BILINEAR)) >= HALF
     pixels = np.array(picture)

@@ -122,7 +122,6 @@ def run_benchmark(
     *,
     rounds: int = ROUNDS,
     progress: Progress = lambda label: iter,
-    condition: Callable[[], Condition] = read_condition,
 ) -> Benchmark:
     """Time engines on one model file: for each number of threads they take turns (`octlet.runtime.latency`).
 
@@ -135,7 +134,6 @@ def run_benchmark(
         threads: numbers of threads, each 1 or more; `thread_counts` of the machine if none is given.
         rounds: calls to count for each engine and number of threads.
         progress: label -> a wrapper of a counting iterable.
-        condition: how the machine is, asked before the first number of threads and after each.
 
     Raises:
         UsageError: an engine that was named is unknown or not installed, or `rounds` is under 1.
@@ -148,10 +146,10 @@ def run_benchmark(
     names, left_out = _chosen(bundle, engines)
     started = _started(bundle, names, counts[-1], left_out)
     cold = _cold_starts(bundle, list(started), counts[-1], progress("cold starts"))
-    conditions, rows = [condition()], list[Row]()
+    conditions, rows = [read_condition()], list[Row]()
     for count in counts:
         timed = _timed(bundle, list(started), count, rounds, progress)
-        conditions.append(condition())
+        conditions.append(read_condition())
         for name, seconds in timed.items():
             start_up = (started[name], cold[name]) if count == counts[-1] else None
             rows.append(_row(name, count, seconds, start_up, conditions[-1]))

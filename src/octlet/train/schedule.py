@@ -2,20 +2,20 @@
 
 import math
 
+START, END = 25.0, 1e4
 
-def one_cycle(
-    step: int, total: int, peak: float, warmup: float, start: float = 25.0, end: float = 1e4
-) -> float:
+
+def one_cycle(step: int, total: int, peak: float, warmup: float) -> float:
     """Return the learning rate of step `step` (0 to total - 1) of a one-cycle policy.
 
-    Cosine from peak / start up to peak over the first `warmup` share, then cosine down to
-    peak / start / end. Smith & Topin 2018, arXiv:1708.07120, in the form of torch's OneCycleLR.
+    Cosine from peak / START up to peak over the first `warmup` share, then cosine down to
+    peak / START / END. Smith & Topin 2018, arXiv:1708.07120, in the form of torch's OneCycleLR.
     """
-    first = peak / start
+    first = peak / START
     turn = warmup * total - 1
     if step <= turn:
         return _cosine(first, peak, step / turn if turn else 1.0)
-    return _cosine(peak, first / end, (step - turn) / (total - 1 - turn))
+    return _cosine(peak, first / END, (step - turn) / (total - 1 - turn))
 
 
 def _cosine(a: float, b: float, share: float) -> float:

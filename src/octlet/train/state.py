@@ -75,8 +75,8 @@ class TrainState:
         record = {"config": config, "progress": vars(self.progress), "scaler": self.scaler.state_dict()}
         write_tensors(path, tensors, record)
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Restore what `save` wrote into these objects and return the config that it was saved with."""
+    def load(self, path: Path) -> None:
+        """Restore what `save` wrote into these objects."""
         tensors, record = read_tensors(path)
         self.net.load_state_dict(_under("net.", tensors))
         if self.average is not None:
@@ -89,8 +89,6 @@ class TrainState:
         self.optimizer.load_state_dict({"state": slots, "param_groups": whole["param_groups"]})
         self.scaler.load_state_dict(record["scaler"])
         self.progress = Progress(**record["progress"])
-        config: dict[str, Any] = record["config"]
-        return config
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
