@@ -70,7 +70,9 @@ def item(**elements: Any) -> Dataset:
     return made
 
 
-def vol(raw: np.ndarray, *, eye: str = "OD", patient: str = "", pattern: int = 3, slo: int = 16) -> bytes:
+def vol(
+    raw: np.ndarray, *, eye: str = "OD", patient: str = "", pattern: int = 3, slo: int = 16, number: int = 3
+) -> bytes:
     """A Heidelberg .vol of reflectivities, float32 (n, H, W)."""
     count, height, width = raw.shape
     head = bytearray(2048)
@@ -78,7 +80,7 @@ def vol(raw: np.ndarray, *, eye: str = "OD", patient: str = "", pattern: int = 3
         "<12s3I3d2I2d", head, 0, b"HSF-OCT-103", width, count, height, 0.01, 0.1, 0.004, slo, slo, 1, 1
     )
     struct.pack_into("<4sQiI", head, 84, eye.encode(), 130_000_000_000_000_000, pattern, 256)
-    struct.pack_into("<I24sdI24sd", head, 136, 7, patient.encode(), 20000.0, 3, b"visit", 44000.0)
+    struct.pack_into("<I24sdI24sd", head, 136, 7, patient.encode(), 20000.0, number, b"visit", 44000.0)
     scan = struct.pack("<12sI4d2IfI6f168x", b"HSF-BS-103", 256, 0, 0, 1, 0, 0, 256, 30, 0, *[0] * 6)
     return bytes(head) + bytes(slo * slo) + b"".join(scan + each.astype("<f4").tobytes() for each in raw)
 

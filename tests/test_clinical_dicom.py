@@ -128,7 +128,7 @@ def test_colour_becomes_luma() -> None:
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize(("centre", "width"), [(2048, 4096), (900, 500), (100.5, 2)])
+@pytest.mark.parametrize(("centre", "width"), [(2048, 4096), (900, 500), (100.5, 2), (100, 1)])
 def test_windows_are_those_of_pydicom(function: str, centre: float, width: float) -> None:
     stored = np.random.default_rng(2).integers(0, 4096, (1, *write.SIZE)).astype(np.uint16)
     made = write.dataset(stored, BitsStored=12, HighBit=11)

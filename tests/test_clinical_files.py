@@ -66,6 +66,7 @@ def test_volumes_of_one_visit_are_linked_and_others_not() -> None:
         return read_volumes("a.vol", data=write.vol(RAW, **named))[0].visit
 
     assert visit(patient="A") == visit(patient="A", eye="OS") != visit(patient="B")
+    assert visit(patient="A") != visit(patient="A", number=4)
 
 
 def test_e2e_is_what_eyepy_reads(tmp_path: Path) -> None:

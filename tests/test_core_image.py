@@ -154,6 +154,15 @@ def test_the_window_follows_the_retina():
     assert retina_window(low, 20) == (400 - 256, 400)  # never outside of the scan
 
 
+def test_a_window_that_has_grown_lies_about_the_whole_retina():
+    deep = np.full((400, 30), 20, np.uint8)
+    deep[40:60] = 200  # most of the tissue
+    deep[60:340] = 60
+    first, last = retina_window(deep, 20)
+    assert first <= 45
+    assert 335 <= last <= 345
+
+
 def test_the_window_grows_with_a_tilted_retina_and_stays_whole_without_one():
     y, x = np.mgrid[0:400, 0:300]
     tilted = np.where(np.abs(y - 30 - 1.1 * x) < 12, 200, 20).astype(np.uint8)

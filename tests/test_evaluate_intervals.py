@@ -224,6 +224,10 @@ def test_a_perfect_model_is_not_called_certain():
     assert summary["accuracy"]["low"] == pytest.approx(0.025 ** (1 / summary["patients"]))
     smallest = min(own["patients"] for own in summary["per_class"].values())
     assert summary["balanced_accuracy"]["low"] == pytest.approx(0.025 ** (1 / smallest))
+    urgent = p.labels < 2  # CNV, DME
+    either = [len({who for who, one in zip(p.patients, urgent, strict=True) if one == is_}) for is_ in (0, 1)]
+    assert min(either) < summary["patients"]
+    assert summary["urgent_auc"]["low"] == pytest.approx(0.025 ** (1 / min(either)))
 
 
 # Two models ---------------------------------------------------------------------------------------------
@@ -301,6 +305,19 @@ def test_the_margin_decides():
     assert compare(a, b, margin=-low - 1e-6, resamples=200)["not_inferior"] is False
     with pytest.raises(UsageError, match="margin"):
         compare(a, b, margin=0)
+
+
+def test_a_class_of_one_patient_leaves_its_difference_without_an_interval():
+    a = simulated(n=200, classes=3)
+    labels, patients = a.labels.copy(), list(a.patients)
+    labels[0], patients[0] = 3, "alone"
+    a, b = (
+        Predictions(a.paths, labels, tuple(patients), p.probabilities) for p in (a, simulated(200, seed=1))
+    )
+    found = compare(a, b, resamples=100)
+    assert found["difference"]["accuracy"]["low"] is not None
+    assert found["difference"]["balanced_accuracy"]["low"] is None
+    assert found["not_inferior"] is False
 
 
 def test_one_patient_shows_nothing_about_others():

@@ -144,6 +144,20 @@ def test_a_stage_that_another_run_is_at_is_waited_for_not_run_twice(kitchen):
     assert kitchen.calls == [("dough", False)]
 
 
+def test_a_stage_that_broke_off_after_its_output_stood_is_gone_on_with(kitchen):
+    dough, _ = kitchen.stages()
+
+    def break_off(again):
+        dough.action(again)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([replace(dough, action=break_off)], kitchen.out, lambda _: None)
+    assert all(each.exists() for each in dough.outputs)
+    assert run_stages([dough], kitchen.out, lambda _: None)[0]["status"] == "done"
+    assert kitchen.calls == [("dough", False), ("dough", True)]
+
+
 def test_a_missing_input_is_named(kitchen):
     (kitchen.out / "mill.txt").unlink()
     with pytest.raises(InputError, match=r"mill.txt.*'dough'"):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,16 +18,18 @@ from easy import command
 
 from octlet.compress import distil
 from octlet.core.bundle import open_bundle
-from octlet.core.errors import UsageError
+from octlet.core.errors import GateError, UsageError
 from octlet.core.files import sha256_of
 from octlet.data.split import read_split
+from octlet.evaluate.predictions import Predictions
 from octlet.export import package
-from octlet.recipe import compress
+from octlet.recipe import compress, gate
 from octlet.recipe.branch import Voice, run_folder
 from octlet.recipe.gate import judge
 from octlet.recipe.settings import read_recipe
 from octlet.recipe.stages import build_stages
 from octlet.train.checkpoint import load_run, read_record, save_run
+from octlet.train.config import TrainConfig
 from octlet.train.prior import shift_prior
 from octlet.train.run import Feedback
 
@@ -233,6 +236,19 @@ def test_a_step_that_evidently_loses_stops_the_chain_and_is_not_trained_again(ru
     assert manifest.training["prior_shift"] == 0.1  # by the export, where nothing is rounded
     asked = record(copied / "2-prune/config.json")
     assert asked["teacher"] == sha256_of(copied / "train" / "checkpoint.safetensors")
+
+
+@pytest.mark.parametrize(("high", "passed"), [(-0.04, True), (-0.06, False), (None, True)])
+def test_only_an_interval_that_lies_wholly_below_stops_a_chain(high, passed, monkeypatch, tmp_path):
+    difference = {"value": -0.2, "low": -0.3, "high": high}
+    told = {"difference": {"balanced_accuracy": difference}, "discordant": {"changed_call": 3}}
+    said = Predictions(("a",), np.zeros(1, np.int64), ("p",), np.array([[1.0, 0, 0, 0]]))
+    monkeypatch.setattr(gate, "_both", lambda *_: (said, said))
+    monkeypatch.setattr(gate, "compare", lambda *_, **__: told)
+    settings = {"max_loss": 5.0, "resamples": 100, "seed": 0, "feedback": Feedback()}
+    with nullcontext() if passed else pytest.raises(GateError, match="all of that is a loss of more than"):
+        gate.judge(tmp_path, tmp_path, tmp_path, [], TrainConfig(), **settings)
+    assert record(tmp_path / "gate.json")["passed"] is passed
 
 
 def test_a_killed_step_goes_on(run, copied, easy_scans, tmp_path):

@@ -76,6 +76,17 @@ def test_a_turn_is_a_turn_without_shear():
     assert down.abs().max() > 0.2
 
 
+def test_scans_move_both_ways_by_up_to_the_share_of_the_side():
+    spot = torch.full((300, 1, 64, 64), -1.0)
+    spot[:, :, 31:33, 31:33] = 1.0
+    mass = augment(spot, replace(STILL, shift=0.25), generator()) + 1
+    place = torch.arange(64.0) - 31.5
+    for axis in (2, 3):
+        where = (mass.sum((1, 5 - axis)) * place).sum(1) / mass.sum((1, 2, 3))
+        assert 15 < where.abs().max() <= 16.01
+        assert where.abs().mean() == pytest.approx(8, rel=0.1)
+
+
 def test_brightness_and_contrast_keep_to_their_bounds():
     scans = batch()
     level = (scans + 1) / 2
@@ -93,6 +104,10 @@ def test_speckle_is_multiplicative():
     config = replace(STILL, speckle=0.1)
     spread = [(augment(scan, config, generator()) + 1).std().item() for scan in (dark, light)]
     assert spread[1] / spread[0] == pytest.approx(1.0 / 0.2, rel=0.05)
+    many = augment(torch.full((200, 1, 64, 64), 0.0), config, generator()) + 1
+    strengths = many.flatten(1).std(1)
+    assert strengths.max() <= 0.105  # of a level of 1
+    assert strengths.mean() == pytest.approx(0.05, rel=0.1)
 
 
 def test_the_same_generator_gives_the_same_scans_in_range():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from sklearn.metrics import log_loss
 
+from octlet.calibration import Plan, fitted
 from octlet.core.bundle import open_bundle, write_bundle
 from octlet.core.errors import InputError, ModelFileError
 from octlet.core.image import padding_mask
@@ -33,6 +34,7 @@ from octlet.evaluate.trust import (
     risk_at_coverage,
 )
 from octlet.runtime.predictor import Predictor
+from octlet.runtime.shipped import shipped
 
 FAIR = Quality(contrast=150.0, saturated=0.0, noise=0.02, cut=0.0, empty=0.0)
 
@@ -166,7 +168,30 @@ def test_the_distance_limit_is_an_order_statistic():
     values = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))  # 99 of them
     assert distance_limit(values, 0.02) == 98
     assert distance_limit(values, 0.1) == 90
+    assert distance_limit(np.arange(1.0, 51.0), 0.1) == 46  # of 50, rank ceil(51 * 0.9)
     assert distance_limit(values[:10], 0.02) == values[:10].max()  # too few: none of them is refused
+
+
+def test_a_scan_at_the_limit_is_taken():
+    limit = Trust.of(**trust(distance=2.0))
+    assert limit.refuses(2.0) is None
+    assert "1.50 times" in limit.refuses(3.0)
+
+
+def test_all_is_fitted_at_the_temperature(tmp_path):
+    """A confidence from before the temperature would doubt another share."""
+    logits, labels = sample(temperature=3.0)
+    n = len(labels)
+    names = tuple(map(str, range(n)))
+    held = HeldOut(names, labels, names, logits, np.arange(1.0, n + 1))
+    plan = Plan(tmp_path, tmp_path, doubt=0.3)
+    manifest = fitted(open_bundle(shipped()).manifest, held, plan, trust()["prototypes"])
+    shares = scipy.special.softmax(logits / manifest.calibration.temperature, axis=1)
+    assert manifest.calibration.temperature == pytest.approx(3.0, rel=0.2)
+    assert manifest.thresholds.confidence == pytest.approx(
+        np.sort(shares.max(axis=1))[int(0.3 * (n + 1)) - 1]
+    )
+    assert manifest.thresholds.lowest == pytest.approx(conformal_thresholds(shares, labels, 0.95))
 
 
 def test_the_confidence_limit_is_an_order_statistic():
@@ -360,6 +385,15 @@ def test_what_is_wrong_with_a_scan():
     assert "cut off" in words["cut"]
     assert "empty" in words["empty"]
     assert "saturated" in words["saturated"]
+
+
+def test_only_the_outermost_rows_tell_that_a_scan_is_cut():
+    scan = np.full((400, 600), 12, np.uint8)
+    scan[200:215] = 60
+    for first, share in ((8, 0.0), (0, 1.0)):  # 2 % of the height are 8 rows
+        near = scan.copy()
+        near[first : first + 12] = 60
+        assert measure(near).cut == share
 
 
 def test_a_bright_fringe_does_not_make_the_rest_empty():
