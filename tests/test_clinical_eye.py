@@ -109,6 +109,13 @@ def test_few_healthy_scans_among_refused_ones_are_no_healthy_eye() -> None:
     assert eye("CNV", "CNV", *(refused(k) for k in range(3, 6))).abstain is None
 
 
+def test_a_volume_that_cannot_be_read_counts_among_its_eye() -> None:
+    whole = volume(*["NORMAL"] * 5, visit="1")
+    (found,) = eyes_of([whole, volume(unreadable=49, visit="1")])
+    assert (found.scans, found.refused, found.abstain) == (54, 49, UNCERTAIN)
+    assert eyes_of([volume(unreadable=49, visit="1")]) == []
+
+
 def test_an_eye_whose_scans_are_all_refused() -> None:
     found = eye(refused(1), refused(2), refused(3, reason=POOR))
     assert (found.urgency, found.abstain, found.refused) == (UNKNOWN, NOT_OCT, 3)

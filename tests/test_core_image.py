@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -33,6 +34,20 @@ def test_colour_becomes_luma():
     rgb = np.zeros((20, 30, 3), np.uint8)
     rgb[..., 0], rgb[..., 1], rgb[..., 2] = 200, 100, 50
     assert np.abs(decode(encoded(rgb), "s").astype(int) - (0.299 * 200 + 0.587 * 100 + 0.114 * 50)).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_white_is_zero_is_no_negative(dtype):
+    top = np.iinfo(dtype).max
+    stored = np.tile(np.linspace(0, top, 32).astype(dtype), (32, 1))
+    data = stored.tobytes()
+    tags = [(256, 32), (257, 32), (258, 8 * stored.itemsize), (259, 1), (262, 0), (273, 8), (277, 1)]
+    tags += [(278, 32), (279, len(data))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    file = (
+        b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+    assert decode(file, "a.tif")[0, [0, -1]].tolist() == [255, 0]
 
 
 def test_sixteen_bits_are_scaled_by_their_full_range():

@@ -109,6 +109,14 @@ def test_conflicts_are_exact_or_near_across_patients() -> None:
     ]
 
 
+def test_all_copies_of_a_scan_stand_in_its_near_conflict() -> None:
+    same = "a" * 64
+    copies = [record(0, "CNV", sha256=same, patient="3"), record(1, "CNV", sha256=same)]
+    records = [*copies, record(2, "DME", patient="3")]
+    (found,) = conflicts(records, [NearPair("0000.png", "0002.png", 2, 0.99)])
+    assert (found.kind, found.paths) == ("near", ("0000.png", "0001.png", "0002.png"))
+
+
 def full_audit() -> Audit:
     same = "a" * 64
     records = [

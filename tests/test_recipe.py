@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from easy import command
 from octlet.core.bundle import open_bundle
 from octlet.core.errors import InputError, UsageError
 from octlet.recipe.branch import Voice
-from octlet.recipe.runner import LATER, Stage, run_stages
+from octlet.recipe.release import check_release
+from octlet.recipe.runner import LATER, Stage, listing, run_stages
 from octlet.recipe.settings import read_recipe
 from octlet.recipe.stages import build_stages
 from octlet.train.checkpoint import BEST
@@ -156,6 +158,65 @@ def test_a_stage_that_broke_off_after_its_output_stood_is_gone_on_with(kitchen):
     assert all(each.exists() for each in dough.outputs)
     assert run_stages([dough], kitchen.out, lambda _: None)[0]["status"] == "done"
     assert kitchen.calls == [("dough", False), ("dough", True)]
+
+
+def first_stage(folder, data):
+    recipe = read_recipe(write(folder, f"[data]\n{data}\n"))
+    return build_stages(recipe, folder / "out", Voice(lambda _: None, lambda _: iter, Feedback()))[0]
+
+
+def test_phantoms_that_stand_without_a_note_are_gone_on_with(tmp_path):
+    stage = first_stage(tmp_path, "phantoms = 4")
+    stage.action(False)
+    before = listing(stage.outputs[0])
+    stage.action(True)
+    assert listing(stage.outputs[0]) == before
+    with pytest.raises(InputError, match="already there"):
+        stage.action(False)
+
+
+def test_scans_behind_a_link_are_looked_at_again(tmp_path):
+    real, linked = tmp_path / "real", tmp_path / "scans" / "CNV"
+    real.mkdir()
+    linked.parent.mkdir()
+    linked.symlink_to(real)
+    (linked / "round").symlink_to(linked.parent)  # a circle
+    before = listing(linked.parent)
+    (real / "a.png").touch()
+    assert listing(linked.parent) != before
+
+
+def test_scans_that_a_table_names_are_looked_at_again(tmp_path):
+    scan, table = tmp_path / "a.png", tmp_path / "scans.csv"
+    scan.touch()
+    table.write_text("path,label,patient\na.png,CNV,1\n")
+    data = f'path = "{table}"'
+    before = first_stage(tmp_path, data).settings
+    assert first_stage(tmp_path, data).settings == before
+    os.utime(scan, (1, 1))
+    assert first_stage(tmp_path, data).settings != before
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("[split]\nfolds = 2\ntake = 3\n", "split.take = 3"),
+        ("[split]\nfolds = -3\n", "split.folds = -3"),
+        ("[evaluate]\nresamples = 10\n", "evaluate.resamples = 10"),
+        ("[evaluate]\nseed = -1\n", "evaluate.seed = -1"),
+    ],
+)
+def test_what_would_fail_hours_later_is_told_at_once(tmp_path, table, told):
+    with pytest.raises(UsageError, match=told):
+        read_recipe(write(tmp_path, f"[data]\nphantoms = 8\n{table}"))
+
+
+def test_a_release_of_a_fresh_student_must_keep_its_last_epoch(tmp_path):
+    student = '[[compress]]\nstep = "distill"\n[compress.train]\nmodel = "resnet18"\n'
+    text = TINY.format(notes="").replace('notes = ""\n', "")
+    with pytest.raises(UsageError, match="nothing picks an epoch"):
+        check_release(read_recipe(write(tmp_path, text + student)))
+    check_release(read_recipe(write(tmp_path, text + student + 'keep = "last"\n')))
 
 
 def test_a_missing_input_is_named(kitchen):

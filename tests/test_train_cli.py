@@ -184,7 +184,7 @@ def test_a_run_from_before_a_setting_came_is_continued_with_its_default(
     del record["config"]["degrade"]
     write_tensors(out / "last.safetensors", tensors, record)
     words = ("--epochs", "4", "--set", "ema=0.5", "--resume")
-    assert train(octlet, scans, split, out, *words).returncode == 0
+    assert train(octlet, scans, split, out, *words, "--set", "save_minutes=1").returncode == 0
     assert losses(out) == losses(whole)
     other = train(octlet, scans, split, out, *words, "--set", "degrade=0.5")
     assert "differ from the run's in degrade" in other.stderr

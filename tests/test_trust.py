@@ -68,6 +68,7 @@ def test_a_temperature_has_bounds():
     logits = np.eye(4) * 5
     assert fit_temperature(logits, np.arange(4)) == 1  # always right: the colder the better, without end
     assert fit_temperature(logits, (np.arange(4) + 1) % 4) == 20  # always wrong
+    assert fit_temperature(np.array([[7.9, 6.053, 0, 0]]), np.array([0])) == 1  # whatever rounding says
 
 
 # Prediction sets --------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ def test_a_class_with_too_few_scans_is_in_every_set():
 def test_a_prediction_keeps_its_rules(weights, members):
     p = np.array(weights) / sum(weights)
     found = Prediction.of("a", p, FAIR, members=tuple(members), coverage=0.95, confidence=0.6)
-    assert found.abstain == (UNCERTAIN if p.max() < 0.6 else None)
+    assert found.abstain == (UNCERTAIN if p.max() < 0.6 or found.label not in members else None)
     assert set(found.set) == members
     assert [found.probabilities[each] for each in found.set] == sorted(
         (found.probabilities[each] for each in members), reverse=True
@@ -117,6 +118,15 @@ def test_a_prediction_keeps_its_rules(weights, members):
     order = ("urgent", "routine", "observation")
     assert found.urgency == next(each for each in order if each in pressing)
     assert found.explanation.endswith(".")
+
+
+@pytest.mark.parametrize("members", [(), ("DME",)])
+def test_a_label_outside_of_its_own_set_is_not_sure(members):
+    found = Prediction.of(
+        "x", np.array([0.93, 0.05, 0.01, 0.01]), FAIR, members=members, coverage=0.95, confidence=0.9
+    )
+    assert (found.abstain, found.urgency) == (UNCERTAIN, "urgent")
+    assert "ruled out" not in found.explanation or "cannot" in found.explanation
 
 
 def test_a_refused_scan_has_no_urgency():
@@ -394,6 +404,14 @@ def test_only_the_outermost_rows_tell_that_a_scan_is_cut():
         near = scan.copy()
         near[first : first + 12] = 60
         assert measure(near).cut == share
+
+
+@pytest.mark.parametrize("rows", [7, 8, 9])
+def test_a_scan_of_a_row_or_two_in_white_padding_is_measured(rows):
+    gray = np.full((64, 64), 255, np.uint8)
+    gray[30 : 30 + rows] = 60
+    assert (~padding_mask(gray)).any(axis=1).sum() == rows - 6  # the rim of the padding is padding
+    assert measure(gray).fault is not None
 
 
 def test_a_bright_fringe_does_not_make_the_rest_empty():

@@ -105,21 +105,19 @@ class EyePrediction:
 def eyes_of(volumes: Iterable[JudgedVolume]) -> list[EyePrediction]:
     """Return one prediction for each eye, the most pressing first.
 
-    Volumes are of one eye where they name the same visit and the same side; the others stand alone. Volumes
-    without a prediction are left out.
+    Volumes are of one eye where they name the same visit and the same side; the others stand alone. What
+    could not be read of an eye counts, too; an eye without a prediction is left out.
     """
     eyes: dict[object, list[JudgedVolume]] = {}
     for number, volume in enumerate(volumes):
-        if volume.predictions:
-            known = volume.visit and volume.eye
-            eyes.setdefault((volume.visit, volume.eye, volume.subject) if known else number, []).append(
-                volume
-            )
-    return sorted(map(eye_of, eyes.values()), key=lambda eye: URGENCIES.index(eye.urgency))
+        known = volume.visit and volume.eye
+        eyes.setdefault((volume.visit, volume.eye, volume.subject) if known else number, []).append(volume)
+    judged = [eye_of(eye) for eye in eyes.values() if any(volume.predictions for volume in eye)]
+    return sorted(judged, key=lambda eye: URGENCIES.index(eye.urgency))
 
 
 def eye_of(volumes: Sequence[JudgedVolume]) -> EyePrediction:
-    """Return what the volumes of one eye, each with a prediction, say together."""
+    """Return what the volumes of one eye say together; there is a prediction among them."""
     everything = [each for volume in volumes for each in volume.predictions]
     kept = [each for each in everything if not each.refused]
     unreadable = sum(volume.unreadable for volume in volumes)

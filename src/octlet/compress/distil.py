@@ -14,7 +14,7 @@ from octlet.compress.prune.sparsity import hold_zeros
 from octlet.core.errors import InputError, UsageError
 from octlet.core.files import sha256_of
 from octlet.core.settings import as_dict, check_ranges, from_mapping
-from octlet.data.split import SplitRecord, read_split
+from octlet.data.split import SplitRecord
 from octlet.models.resnet import Outputs, count_parameters
 from octlet.train.checkpoint import BEST, TrainedRun, load_float_run
 from octlet.train.config import TrainConfig
@@ -25,10 +25,10 @@ from octlet.train.run import (
     RunPlace,
     carry_out,
     device_of,
-    fingerprint_of,
     folds_of,
     fresh_net,
     record_of,
+    trained_split,
 )
 from octlet.train.state import new_state
 
@@ -246,14 +246,11 @@ def _common_split(teachers: Sequence[_Known], begun: _Known | None) -> list[Spli
     if len({each.sha256 for each in teachers}) < len(teachers):
         raise UsageError("one teacher is given twice", path=teachers[-1].run, remedy="give each once")
     first = teachers[0]
-    split = read_split(first.run / "split.csv")
-    for each in [*teachers, *([begun] if begun else [])]:
-        if each is not first and read_split(each.run / "split.csv") != split:
+    split = trained_split(first.run, first.trained.meta)
+    for each in [*teachers[1:], *([begun] if begun else [])]:
+        if trained_split(each.run, each.trained.meta) != split:
             rule = f"its split is not that of {first.run}"
             raise InputError(rule, path=each.run, remedy="give runs of one split")
-        if each.trained.meta.get("data", {}).get("fingerprint") != fingerprint_of(split):
-            rule = "its checkpoint was not trained on the training scans of its split.csv"
-            raise InputError(rule, path=each.run, remedy="give a run whose split is as it was")
     return split
 
 

@@ -106,6 +106,9 @@ def _check_frame(image: "Image.Image", name: str) -> None:
         raise InputError(rule, path=name, remedy="save each B-scan as a file of its own")
 
 
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 8
+
+
 def to_gray(image: "Image.Image", name: str) -> Gray:
     """Return the frame that an opened image is at as uint8 (H, W), by the rules of `decode`.
 
@@ -113,6 +116,8 @@ def to_gray(image: "Image.Image", name: str) -> Gray:
     """
     if image.mode.startswith("I;16"):
         wide: NDArray[Any] = np.asarray(image).astype(np.uint32)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow turns 8 bits alone
+            wide = 65535 - wide
         return ((wide + 128) // 257).astype(np.uint8)
     if image.mode in ("I", "F"):
         rule = f"pixels of mode '{image.mode}' have no stated range"

@@ -77,7 +77,7 @@ class Prediction:
             return cls(file, label, named, UNKNOWN, members, NOT_OCT, strange, quality)
         if quality.fault is not None:
             return cls(file, label, named, UNKNOWN, members, POOR, quality.fault, quality)
-        doubt = named[label] < confidence
+        doubt = named[label] < confidence or (members is not None and label not in members)
         possible = (label, *(members or ())) if doubt else (label,)
         urgency = min((URGENCY[each] for each in possible), key=URGENCIES.index)
         sentence = _explained(label, named[label], members, coverage, doubt)

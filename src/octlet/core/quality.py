@@ -87,7 +87,7 @@ def measure(gray: Gray) -> Quality:
 def _noise(scan: Gray, blank: NDArray[np.bool_]) -> float:
     """Return the noise's standard deviation in grey levels, from three rows in each of some bands."""
     sums, count = 0.0, 0
-    for top in np.linspace(0, len(scan) - 3, min(_PATCHES, len(scan) - 2)).astype(int).tolist():
+    for top in np.linspace(0, len(scan) - 3, max(0, min(_PATCHES, len(scan) - 2))).astype(int).tolist():
         a, b, c = scan[top : top + 3].astype(np.int64)
         ridge = a - 2 * b + c
         hidden = blank[top] | blank[top + 1] | blank[top + 2]

@@ -109,14 +109,19 @@ def audit(
 
 
 def conflicts(records: Iterable[Record], near: Iterable[NearPair]) -> list[Conflict]:
-    """Return the identical files, and the verified near pairs across patients, whose labels differ."""
+    """Return the identical files, and the verified near pairs across patients, whose labels differ.
+
+    Of identical files a near pair names one; all of them are in its conflict.
+    """
     records = list(records)
     by_path = {record.path: record for record in records}
-    sets = [("exact", group) for group in exact_duplicates(records)]
+    exact = exact_duplicates(records)
+    copies = {record.path: group for group in exact for record in group}
+    sets = [("exact", group) for group in exact]
     for pair in near:
-        one, other = by_path[pair.a], by_path[pair.b]
-        if one.patient != other.patient:
-            sets.append(("near", [one, other]))
+        both = [copies.get(path, [by_path[path]]) for path in (pair.a, pair.b)]
+        if len({record.patient for record in both[0] + both[1]}) > 1:
+            sets.append(("near", both[0] + both[1]))
     found = []
     for kind, group in sets:
         labels = tuple(record.label for record in group)

@@ -23,6 +23,8 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
     sure: 1, which changes nothing.
     """
     actual = logits[np.arange(len(labels)), labels]
+    if (actual == logits.max(axis=1)).all():
+        return 1.0
 
     def slope(inverse: float) -> float:
         return float((_expected(logits, inverse) - actual).mean())
@@ -31,7 +33,7 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
     if slope(math.exp(low)) >= 0:
         return _HOTTEST
     if slope(math.exp(high)) <= 0:
-        return 1.0
+        return _COLDEST
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(math.exp(middle)) < 0 else (low, middle)

@@ -19,13 +19,16 @@ from octlet.recipe.runner import Stage
 from octlet.recipe.settings import Recipe
 from octlet.runtime.predictor import Predictor
 from octlet.train.checkpoint import BEST
+from octlet.train.config import TrainConfig
 
 FINAL = "final"
 
 
 def check_release(recipe: Recipe) -> None:
     """Raise UsageError for a recipe whose release no fold would speak for, or that needs validation scans."""
-    trainings = [as_dict(recipe.train), *(step.training for step in recipe.compress)]
+    fresh = as_dict(TrainConfig())  # a student that goes on from a network keeps the last epoch by itself
+    steps = ((fresh if step.is_fresh else {}) | dict(step.training) for step in recipe.compress)
+    trainings = [as_dict(recipe.train), *steps]
     picks = [each for each in trainings if each.get("keep", "last") != "last" or each.get("patience")]
     for wrong, rule, remedy in (
         (not recipe.split.folds, "there are no folds to tell what it is worth", "set split.folds"),

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,21 @@ def _set_aside(stage: Stage, out: Path) -> None:
 
 def listing(folder: Path) -> str:
     """Return a text that changes when a file below `folder` is added, removed or edited."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    lines = (f"{p.relative_to(folder.parent)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
+    seen: set[str] = set()
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if _is_new(Path(place, name), seen)]
+        files += (Path(place, name) for name in names)
+    return stamps(folder.parent, sorted(file for file in files if file.is_file()))
+
+
+def _is_new(folder: Path, seen: set[str]) -> bool:
+    """Note a folder by where it really lies, so that links in a circle end."""
+    real = os.path.realpath(folder)
+    return real not in seen and not seen.add(real)  # type: ignore[func-returns-value]
+
+
+def stamps(root: Path, files: Iterable[Path]) -> str:
+    """Return 64 hex digits that change when one of the files, in this order, is another or was edited."""
+    lines = (f"{p.relative_to(root)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -9,7 +9,8 @@ from typing import Any
 
 from octlet.calibration import DOUBT, REFUSAL
 from octlet.core.errors import InputError, UsageError
-from octlet.core.settings import from_mapping, parse_override
+from octlet.core.settings import check_ranges, from_mapping, parse_override
+from octlet.evaluate.bootstrap import RESAMPLES
 from octlet.recipe.steps import CompressStep, GateSettings, override_step, read_steps, step_tables
 from octlet.train.config import PRESETS, TrainConfig
 
@@ -59,6 +60,8 @@ class SplitSettings:
         if (self.folds > 0) + self.keep_given + self.given > 1:
             rule = "split.folds, split.keep_given and split.given each say what is tested on"
             raise UsageError(rule, remedy="give one of them")
+        most = self.folds or 0
+        check_ranges(self, "split", (("folds", 0, 1000), ("take", 0, most), ("seed", 0, 2**63 - 1)))
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,11 @@ class ReleaseSettings:
 class EvaluateSettings:
     """Bootstrap resamples and their seed."""
 
-    resamples: int = 2000
+    resamples: int = RESAMPLES
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "evaluate", (("resamples", 100, 10_000_000), ("seed", 0, 2**63 - 1)))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from octlet.core.settings import as_dict
 from octlet.data.phantom import write_phantoms
+from octlet.data.source import open_source
 from octlet.data.stages import check_scans, split_index
 from octlet.recipe.branch import (
     COMPRESSED,
@@ -20,7 +21,7 @@ from octlet.recipe.branch import (
 )
 from octlet.recipe.compress import comparison_of, comparison_stage, compress_stages, exported_as
 from octlet.recipe.release import FINAL, check_release, release_of, release_stages
-from octlet.recipe.runner import Stage
+from octlet.recipe.runner import Stage, stamps
 from octlet.recipe.settings import Recipe
 from octlet.scoring import Request, evaluate_to, load, pool
 
@@ -65,7 +66,9 @@ def _phantom(recipe: Recipe, scans: Path, voice: Voice) -> Stage:
     n, seed = recipe.data.phantoms, recipe.data.seed
     settings = {"n": n, "seed": seed}
 
-    def action(_again: bool) -> None:
+    def action(again: bool) -> None:
+        if again and scans.exists():  # the folder comes whole, so only the note of it is missing
+            return
         write_phantoms(scans, n=n, seed=seed, progress=voice.bar("simulating scans"))
 
     return Stage("phantom", settings, [], [scans], action)
@@ -79,7 +82,11 @@ def _check(scans: Path, out: Path, voice: Voice) -> Stage:
         for finding in checked.findings:
             voice.say(f"  {'!' if finding.serious else '-'} {finding.title}")
 
-    return Stage("check", {}, [scans], [folder / "index.csv", folder / "audit.html"], action)
+    settings = {}
+    if scans.suffix.lower() == ".csv":  # its text alone does not tell whether a scan was edited
+        source = open_source(scans)
+        settings["scans"] = stamps(source.root, (source.root / item.path for item in source))
+    return Stage("check", settings, [scans], [folder / "index.csv", folder / "audit.html"], action)
 
 
 def _split(recipe: Recipe, out: Path, voice: Voice) -> Stage:

@@ -212,6 +212,8 @@ def fit(
     while place.epoch < config.epochs and not _out_of_patience(state, config):
         if not train_epoch(state, train, config, device, watcher, objective):
             return False
+        steps = steps_per_epoch(train, config)  # resumed after an epoch's last step, no rate was set
+        _set_rate(state, config, (place.epoch + 1) * steps - 1, config.epochs * steps)
         began = time.monotonic()
         figures = validate(state.judged, val, config, device)
         place.seconds += time.monotonic() - began

@@ -131,15 +131,17 @@ class RunPlace:
     def _check_saved(self) -> None:
         last = self.out / LAST
         if not last.is_file():
-            rule = "there is nothing to resume"
-            raise UsageError(rule, path=self.out, remedy="start it without --resume")
+            rule = "there is nothing to resume: it was never saved"
+            raise UsageError(
+                rule, path=self.out, remedy="start it without --resume, in a new or empty folder"
+            )
         self.check_same(read_header(last)["config"])
 
     def check_same(self, was: Mapping[str, Any]) -> None:
         """Raise UsageError where a saved run had other settings or another split than this one."""
-        was = as_dict(TrainConfig()) | dict(was)  # a setting that came later had its default
-        settings = self.settings
-        changed = sorted(key for key in was.keys() | settings.keys() if was.get(key) != settings.get(key))
+        before = _told_apart(as_dict(TrainConfig()) | dict(was))  # a setting that came later had its default
+        now = _told_apart(self.settings)
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if changed:
             rule = f"the settings differ from the run's in {', '.join(changed)}"
             raise UsageError(rule, path=self.out, remedy="resume with the same settings, or start a new run")
@@ -151,6 +153,12 @@ class RunPlace:
         write_json(self.out / "config.json", self.settings)
         write_json(self.out / "environment.json", environment(seed))
         write_split(self.out / "split.csv", self.split)
+
+
+def _told_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings by which runs differ: not what changes no result, nor where a file lies."""
+    plain = {key: value for key, value in settings.items() if key not in ("threads", "save_minutes")}
+    return plain | {"weights": Path(settings.get("weights", "")).name}
 
 
 def carry_out(
@@ -265,6 +273,15 @@ def fingerprint_of(split: Sequence[SplitRecord]) -> str:
     """Return 64 hex digits that tell a split's training scans, by their bytes and labels, from any others."""
     train = (row for row in split if row.split == "train")
     return hashlib.sha256("\n".join(sorted(f"{r.sha256} {r.label}" for r in train)).encode()).hexdigest()
+
+
+def trained_split(run: Path, meta: Mapping[str, Any]) -> list[SplitRecord]:
+    """Read the split of a run, whose record is `meta`; InputError where it was trained on other scans."""
+    split = read_split(run / "split.csv")
+    if meta.get("data", {}).get("fingerprint") != fingerprint_of(split):
+        rule = "its checkpoint was not trained on the training scans of its split.csv"
+        raise InputError(rule, path=run, remedy="give a run whose split is as it was")
+    return split
 
 
 def record_of(config: TrainConfig, net: ResNet, split: Sequence[SplitRecord]) -> dict[str, Any]:

@@ -23,10 +23,9 @@ from octlet.compress.prune.channels import rebuilt
 from octlet.compress.prune.figure import draw_pruning
 from octlet.compress.prune.shrink import Shrinking
 from octlet.compress.prune.sparsity import hold_zeros, sparsity_of, zipped_bytes
-from octlet.core.errors import UsageError
+from octlet.core.errors import InputError, UsageError
 from octlet.core.files import csv_of, sha256_of, write_json, write_text
 from octlet.core.settings import as_dict, from_mapping
-from octlet.data.split import read_split
 from octlet.models.resnet import ResNet, count_parameters
 from octlet.models.spec import NetSpec
 from octlet.train.checkpoint import (
@@ -42,7 +41,7 @@ from octlet.train.checkpoint import (
 from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold
 from octlet.train.objective import MatchedDistillation, Objective, Remembered
-from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, fresh_net
+from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, fresh_net, trained_split
 from octlet.train.state import new_state
 
 STEPS = "pruning.json"
@@ -86,7 +85,7 @@ def prune_run(
         weights, of the dense parameters' size in a zip, "steps": rows of pruning.csv}.
 
     Raises:
-        InputError, ModelFileError: no run, a damaged or quantised one.
+        InputError, ModelFileError: no run, a damaged or quantised one; a teacher of another split.
         UsageError: `out` holds another run; settings that do not fit.
         GateError: so few MACs cannot be reached.
         StoppedError: after a signal, with the state saved.
@@ -94,14 +93,17 @@ def prune_run(
     told = feedback or Feedback()
     trained = load_float_run(run)
     settings = pruning_training(trained.meta, training, config)
-    split = read_split(run / "split.csv")
+    split = trained_split(run, trained.meta)
+    master = trained if teacher is None else load_float_run(teacher)
+    if teacher is not None and trained_split(teacher, master.meta) != split:
+        rule = f"its split is not that of {run}"
+        raise InputError(rule, path=teacher, remedy="give a teacher of the run's split")
     if config.rewind == "weights" and fresh_net(settings, told)[0].spec != trained.net.spec:
         rule = f"a fresh '{settings.model}' has other channels than the run"
         raise UsageError(rule, path=run, remedy="rewind the run that it was pruned from")
     asked = as_dict(settings) | {"prune": as_dict(config), "teacher": sha256_of((teacher or run) / BEST)}
     place = RunPlace(out, asked, split, resume)
     _check_folder(place)
-    master = trained if teacher is None else load_float_run(teacher)
     folds = folds_of(settings, root, split, told)
     job = _Job(run, trained, master.net, config, settings, place, folds, told)
     return job.carry_out()

@@ -21,7 +21,6 @@ from octlet.compress.quant.sensitivity import sensitivity as layer_costs
 from octlet.compress.quant.sensitivity import write_sensitivity
 from octlet.core.errors import ModelFileError, UsageError
 from octlet.core.settings import as_dict, from_mapping
-from octlet.data.split import read_split
 from octlet.models.resnet import Outputs, ResNet, build, count_parameters
 from octlet.models.spec import NetSpec
 from octlet.train.checkpoint import (
@@ -37,7 +36,7 @@ from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold
 from octlet.train.objective import Distillation, map_error
 from octlet.train.prior import log_shares, shift_prior
-from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of
+from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, trained_split
 from octlet.train.state import new_state
 
 
@@ -127,9 +126,8 @@ def quantize_run(
         raise UsageError("qat-linear rounds one layer", remedy="--sensitivity goes with ptq and qat")
     trained = load_float_run(run)
     settings = training_config(trained.meta, training)
-    place = RunPlace(
-        out, as_dict(settings) | {"quantize": as_dict(config)}, read_split(run / "split.csv"), resume
-    )
+    split = trained_split(run, trained.meta)
+    place = RunPlace(out, as_dict(settings) | {"quantize": as_dict(config)}, split, resume)
     place.check()
     job = _Job(run, trained, config, settings, place, folds_of(settings, root, place.split, told), told)
     if config.method == "qat-linear":
