@@ -203,7 +203,7 @@ cold-start: .venv/ready scans
 	    real/frontier/fold-0/0.18/int8/model.octlet real/int8/fold-0/qat/model.octlet
 
 .venv/ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Octlet needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Octlet needs Python 3.11 to 3.13: make PYTHON=python3.11 ...")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP_INSTALL) --editable '.[train,dev,browser]'
 	touch $@

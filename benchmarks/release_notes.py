@@ -111,7 +111,7 @@ def doubt(told: list[Row]) -> str:
         f"- calibration error {ece[0]:.3f} before, {ece[1]:.3f} after, each fold calibrated on the others",
         f"- the prediction set holds the class of {share(known['set holds the class', 'all'])} of the scans",
         f"- refused: {share(known['refused: not an OCT scan', 'all'])} of real scans,",
-        f"  {share(others)} of {others['n']} images that are none",
+        f"  {share(others)} of {others['n']} answers to images that are none",
         f"- uncertain: {share(known['uncertain', 'all'])}",
         f"- wrong, of the other labels: {share(known['wrong', 'not uncertain'])}",
         f"- urgent scans surely called NORMAL: {share(known['urgent scan called NORMAL', 'not uncertain'])}",
@@ -135,7 +135,8 @@ def shortcut(told: list[Row]) -> str:
 def corrupted(told: list[Row]) -> str:
     known = {(row["corruption"], row["model"]): row for row in told if row["severity"] == "mean"}
     lines = [
-        "Accuracy under the corruptions of MedMNIST-C, mean of five strengths, beside its float teacher:",
+        "Accuracy under the corruptions of MedMNIST-C, every fourth scan, mean of five strengths, beside its float",
+        "teacher:",
         "",
     ]
     lines += ["| corruption | teacher | this network | difference |", "| --- | --- | --- | --- |"]

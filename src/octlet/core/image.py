@@ -236,9 +236,9 @@ MARGIN = 15  # grey levels above the median from which a pixel counts as tissue
 def retina_window(scan: Gray, level: int) -> tuple[int, int]:
     """Return the rows (first, last + 1) about the retina: what is above and below it is vitreous and sclera.
 
-    `SHARE` of the height about the rows' median of tissue, so that thickness keeps its scale; more where a
-    tilted or swollen retina needs it, so that no more than 1 % of the tissue is cut on either side. A scan
-    without tissue is kept whole.
+    `SHARE` of the height about the rows' median of tissue, so that thickness keeps its scale; more where
+    the rows between 1 % and 99 % of the tissue, of a tilted or swollen retina, need it. A narrower retina to
+    one side of its median row may lose more than 1 % at the other. A scan without tissue is kept whole.
 
     Args:
         scan: uint8 (h, w), without padding.
