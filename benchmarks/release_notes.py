@@ -135,8 +135,8 @@ def shortcut(told: list[Row]) -> str:
 def corrupted(told: list[Row]) -> str:
     known = {(row["corruption"], row["model"]): row for row in told if row["severity"] == "mean"}
     lines = [
-        "Accuracy under the corruptions of MedMNIST-C, every fourth scan, mean of five strengths, beside its float",
-        "teacher:",
+        "Accuracy under the corruptions of MedMNIST-C, every fourth scan, mean of five strengths, beside "
+        "its float\nteacher:",
         "",
     ]
     lines += ["| corruption | teacher | this network | difference |", "| --- | --- | --- | --- |"]

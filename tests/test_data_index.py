@@ -17,6 +17,7 @@ from PIL import Image
 from octlet.core.errors import InputError
 from octlet.core.labels import LABELS
 from octlet.data import index
+from octlet.data.cache import prepared_scans
 from octlet.data.index import Record, Unreadable, build_index, dhash, read_index, write_index
 from octlet.data.source import Item, Source, open_source
 
@@ -201,3 +202,18 @@ def test_an_item_is_read_relative_to_the_root(tmp_path: Path) -> None:
     write_scans(tmp_path)
     source = Source(tmp_path / "CNV", (Item("CNV-0-1.png", "CNV", "0", ""),))
     assert [record.path for record in build_index(source)[0]] == ["CNV-0-1.png"]
+
+
+def test_a_scan_that_was_edited_since_it_was_indexed_is_not_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pixels would be kept under the hash of the old ones."""
+    monkeypatch.setenv("OCTLET_CACHE", str(tmp_path / "cache"))
+    image = tmp_path / "a.png"
+    Image.fromarray(np.full((64, 64), 90, np.uint8)).save(image)
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    assert prepared_scans(tmp_path, [("a.png", digest)], 32).shape == (1, 32, 32)
+    Image.fromarray(np.full((64, 64), 91, np.uint8)).save(image)
+    with pytest.raises(InputError, match=r"a.png: the scan is another than when it was indexed"):
+        prepared_scans(tmp_path, [("a.png", digest)], 48)
+    assert [each.name for each in (tmp_path / "cache").iterdir() if "-48-" in each.name] == []

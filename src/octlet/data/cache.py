@@ -13,7 +13,7 @@ from octlet.core.errors import InputError
 from octlet.core.files import replacing
 from octlet.core.image import RECIPE, prepare
 from octlet.data.index import Progress, reading
-from octlet.data.source import read_pixels
+from octlet.data.source import read_scan
 
 
 def cache_folder() -> Path:
@@ -43,28 +43,33 @@ def prepared_scans(
         progress: wraps the counting iterator.
 
     Raises:
-        InputError: a scan cannot be read any more.
+        InputError: a scan cannot be read any more, or is another than its hash says.
     """
     text = json.dumps([RECIPE, size, [sha for _, sha in scans]])
     key = hashlib.sha256(text.encode()).hexdigest()[:24]
     file = cache_folder() / f"scans-{size}-{key}.npy"
     if not file.exists():
-        _fill(file, root, [path for path, _ in scans], size, progress)
+        _fill(file, root, scans, size, progress)
     cached: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
     return cached
 
 
-def _fill(file: Path, root: Path, paths: Sequence[str], size: int, progress: Progress) -> None:
-    def one(path: str) -> NDArray[np.uint8]:
+def _fill(file: Path, root: Path, scans: Sequence[tuple[str, str]], size: int, progress: Progress) -> None:
+    def one(scan: tuple[str, str]) -> NDArray[np.uint8]:
+        path, sha256 = scan
         try:
-            return prepare(read_pixels(root, path), size).pixels
+            data, pixels = read_scan(root, path)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                rule = "the scan is another than when it was indexed"
+                raise InputError(rule, remedy="check and split the scans again")
+            return prepare(pixels, size).pixels
         except InputError as error:
             raise InputError(error.rule, path=root / path, remedy=error.remedy) from error
 
     with replacing(file) as temporary, reading() as pool:
-        shape = (len(paths), size, size)
+        shape = (len(scans), size, size)
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        done = pool.map(one, paths)
-        for i in progress(range(len(paths))):
+        done = pool.map(one, scans)
+        for i in progress(range(len(scans))):
             array[i] = next(done)
         array.flush()
