@@ -9,12 +9,14 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from easy import command, result_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 
 from octlet.compress.config import PruneConfig
 from octlet.compress.cost import cost_of
@@ -29,6 +31,7 @@ from octlet.models.spec import NetSpec, named_spec
 from octlet.recipe.frontier_plan import plan_of
 from octlet.runtime import pi5
 from octlet.train.checkpoint import load_run, save_run
+from octlet.train.run import fingerprint_of
 
 # Pareto points ----------------------------------------------------------------------------------------
 
@@ -173,15 +176,20 @@ def runs(tiny_run: Path, easy_scans: Path, tmp_path_factory: pytest.TempPathFact
     check_scans(easy_scans, root / "check")
     split_index(root / "check" / "index.csv", root / "split", folds=2, shares={"val": 0.2})
     trained = load_run(tiny_run)
-    save_run(
-        root / "random", trained.net, trained.meta | {"config": {"model": "tiny", "size": 64, "batch": 8}}
-    )
+    plain = trained.meta | {"config": {"model": "tiny", "size": 64, "batch": 8}}
     runs = [root / "run-0", root / "run-1"]
-    shutil.copy(root / "split" / "fold-0.csv", root / "random" / "split.csv")
+    _save_as_trained_on(root / "split" / "fold-0.csv", root / "random", trained.net, plain)
     prune_run(root / "random", easy_scans, runs[0], PruneConfig(to_macs=1.0, steps=1, distil=0.0), LEARN)
-    shutil.copytree(runs[0], runs[1])
-    shutil.copy(root / "split" / "fold-1.csv", runs[1] / "split.csv")
+    learned = load_run(runs[0])
+    _save_as_trained_on(root / "split" / "fold-1.csv", runs[1], learned.net, learned.meta)
     return runs
+
+
+def _save_as_trained_on(split: Path, run: Path, net: nn.Module, meta: dict[str, Any]) -> None:
+    """Save a run whose record says that it was trained on the training scans of `split`."""
+    data = meta["data"] | {"fingerprint": fingerprint_of(read_split(split))}
+    save_run(run, net, meta | {"data": data})
+    shutil.copy(split, run / "split.csv")
 
 
 def swept(runs, scans, out, *words):

@@ -276,7 +276,7 @@ def test_the_unit_that_changes_nothing_is_ranked_first():
     with torch.no_grad():
         net.layer2[1].conv3.weight.zero_()
         net.layer2[1].conv3.bias.zero_()
-    (least, first), (more, second) = rank_units(net, fold(), iter)
+    (least, first), (more, second) = rank_units(net, fold(), iter, torch.device("cpu"))
     assert (first, second) == ((1, 1), (0, 1))
     assert least == pytest.approx(0, abs=1e-12)
     assert more > 1e-6

@@ -10,6 +10,7 @@ from torch import nn
 from octlet.models.resnet import Outputs
 from octlet.train.config import TrainConfig
 from octlet.train.loop import Fold, validate
+from octlet.train.run import device_of
 
 BATCH = 16
 
@@ -26,8 +27,8 @@ def answers(net: nn.Module, fold: Fold) -> NDArray[np.float64]:
 
 
 def log_probabilities(outputs: Outputs) -> NDArray[np.float64]:
-    """Return the logarithms of the probabilities, float64 (N, K), of what a network on the CPU gave."""
-    return outputs.logits.double().log_softmax(1).numpy()
+    """Return the logarithms of the probabilities, float64 (N, K), of what a network gave."""
+    return outputs.logits.double().log_softmax(1).cpu().numpy()
 
 
 def divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
@@ -36,6 +37,11 @@ def divergence(expected: NDArray[np.float64], found: NDArray[np.float64]) -> flo
 
 
 def figures_of(net: nn.Module, fold: Fold, settings: TrainConfig) -> dict[str, float]:
-    """Return the figures of `octlet.train.loop.validate` as val_NAME, computed in float32 on the CPU."""
-    found = validate(net.cpu(), fold, replace(settings, amp="off"), torch.device("cpu"))
+    """Return the figures of `octlet.train.loop.validate` as val_NAME, computed in float32.
+
+    Where `settings` train on a GPU, the network is measured there; it is left on the CPU.
+    """
+    device = device_of(settings)
+    found = validate(net.to(device), fold, replace(settings, amp="off"), device)
+    net.cpu()
     return {f"val_{key}": value for key, value in found.items()}

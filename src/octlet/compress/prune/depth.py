@@ -50,26 +50,28 @@ def without_units(net: ResNet, units: Iterable[Unit]) -> ResNet:
     return rebuilt(replace(net.spec, stages=tuple(stages)), state)
 
 
-def rank_units(net: ResNet, fold: Fold, progress: Progress) -> list[tuple[float, Unit]]:
+def rank_units(net: ResNet, fold: Fold, progress: Progress, device: torch.device) -> list[tuple[float, Unit]]:
     """Leave out each removable unit alone; the one that changes the answers least comes first.
 
     Args:
-        net: in eval mode, on the CPU.
+        net: in eval mode, on the CPU, where it is left.
         fold: training scans, of which `SCANS` are used.
         progress: a wrapper of a counting iterable.
+        device: where to compute.
 
     Returns pairs of the mean KL divergence from the whole network's answers, nats, and the unit.
     """
-    net.eval()
+    net.eval().to(device)
     units = removable(net.spec)
     costs = dict.fromkeys(units, 0.0)
     sample = fold.sample(SCANS)
     with torch.inference_mode():
         for first in progress(range(0, len(sample), BATCH)):
             rows = np.arange(first, min(first + BATCH, len(sample)))
-            scans, _ = sample.batch(rows, torch.device("cpu"))
+            scans, _ = sample.batch(rows, device)
             for unit, cost in _costs(net, scans, units):
                 costs[unit] += cost * len(rows) / len(sample)
+    net.cpu()
     return sorted((cost, unit) for unit, cost in costs.items())
 
 

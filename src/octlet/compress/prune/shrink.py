@@ -25,6 +25,7 @@ from octlet.train.augment import augment
 from octlet.train.config import TrainConfig
 from octlet.train.loop import GRADIENTS, Fold, epoch_order, generator_for
 from octlet.train.objective import Objective
+from octlet.train.run import device_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Shrinking:
         due = round(self.config.units * all_of_them * k / self.config.steps) - gone
         if due <= 0:
             return net
-        ranked = rank_units(net, self.fold, self.progress)
+        ranked = rank_units(net, self.fold, self.progress, device_of(self.training))
         return without_units(net, [unit for _, unit in ranked[:due]])
 
     def _fewer_channels(self, net: ResNet, k: int) -> ResNet:

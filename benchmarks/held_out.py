@@ -1,0 +1,62 @@
+"""What runs of a cross-validation say of the test scans of their own splits: no export, on a GPU if any.
+
+    python benchmarks/held_out.py OUT.csv SCANS --prior-shift 0.25 'real/fold-{k}/train' [MORE ...]
+
+Several patterns are one ensemble: the mean of its networks' probabilities. `{k}` counts the folds from 0.
+"""
+
+import argparse
+from itertools import count, takewhile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from octlet.compress.distil import Ensemble
+from octlet.core.labels import index_of
+from octlet.data.cache import prepared_scans
+from octlet.data.source import open_source
+from octlet.evaluate.predictions import Predictions, merge, write_predictions
+from octlet.train.checkpoint import load_float_run
+from octlet.train.config import TrainConfig
+from octlet.train.loop import Fold, probabilities_of
+from octlet.train.prior import shift_prior
+from octlet.train.run import device_of, trained_split
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("scans", type=Path)
+    parser.add_argument("runs", nargs="+", help="patterns of run folders")
+    parser.add_argument("--prior-shift", type=float, default=0.0)
+    args = parser.parse_args()
+    first = args.runs[0]
+    folds = list(takewhile(lambda k: Path(first.format(k=k)).is_dir(), count()))
+    parts = [said([Path(run.format(k=k)) for run in args.runs], args.scans, args.prior_shift) for k in folds]
+    write_predictions(args.out, merge(parts))
+
+
+def said(runs: list[Path], scans: Path, prior_shift: float) -> Predictions:
+    """Return the mean of what runs of one split say of its test scans, each at its own size, in float32."""
+    networks = [load_float_run(run) for run in runs]
+    split = trained_split(runs[0], networks[0].meta)
+    for run, each in zip(runs, networks, strict=True):
+        shift_prior(each, prior_shift, run)
+    rows = sorted((row for row in split if row.split == "test"), key=lambda row: row.path)
+    labels = np.array([index_of(row.label) for row in rows], dtype=np.int64)
+    config = TrainConfig(amp="off")
+    device = device_of(config)
+    found = []
+    for each in networks:  # each at its own size: an ensemble would enlarge the small scans
+        size = each.meta["size"]
+        shown = prepared_scans(open_source(scans).root, [(row.path, row.sha256) for row in rows], size)
+        net = Ensemble([each.net], [size]).to(device)
+        found.append(probabilities_of(net, Fold(shown, np.arange(len(rows)), labels), config, device))
+    paths, patients = tuple(row.path for row in rows), tuple(row.patient for row in rows)
+    return Predictions(paths, labels, patients, np.mean(found, axis=0))
+
+
+if __name__ == "__main__":
+    torch.backends.cudnn.allow_tf32 = False
+    main()
