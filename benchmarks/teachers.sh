@@ -4,7 +4,7 @@
 #     benchmarks/teachers.sh OUT SPLITS K      OCTLET_DATA, OCTLET_WEIGHTS: scans and ImageNet weights
 #
 # OUT/fold-K/dense, longer, larger: ResNet-101 V2 as in recipes/real.toml; longer on harder scans; at 320 px.
-# OUT/fold-K/18, 10: the first, pruned to these per cent of its MACs, taught by all three on poor scans.
+# OUT/fold-K/18, 10, 5, 2: the first, pruned to these per cent of its MACs, taught by all three on poor scans.
 # A stage whose checkpoint is complete is skipped, and a stopped one goes on. SIDE, TIMES: smaller, for a try.
 set -euo pipefail
 out=$1/fold-$3 split=$2/fold-$3.csv
@@ -36,3 +36,5 @@ dense longer --size "$side" --epochs "$(epochs 20)" --seed 1 --set train.rotate=
 dense larger --size $((side * 5 / 4)) --epochs "$(epochs 12)" --seed 2
 small 18 "$out/dense" 0.18 0.85
 small 10 "$out/18" 0.5556 0.5
+small 5 "$out/10" 0.5 0.5
+small 2 "$out/5" 0.4 0.5

@@ -21,7 +21,7 @@ def read(data: bytes, name: str, keys: Keys) -> list[Volume]:
             return [Volume(name, None, None, tuple(_pages(image, name)))]
     except UnidentifiedImageError as error:
         raise InputError("not a TIFF file", path=name, remedy="name the file by what it is") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError("a page is too large", path=name, remedy="export one volume of B-scans") from error
     except (*DAMAGED, MemoryError) as error:
         raise damaged(name, "a page cannot be decoded") from error

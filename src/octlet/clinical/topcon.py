@@ -33,6 +33,9 @@ def read(data: bytes, name: str, keys: Keys) -> list[Volume]:
             rule = "it holds no B-scans in gray values that are known (no chunk @IMG_JPEG)"
             raise InputError(rule, path=name, remedy="export the volume as DICOM")
         scans = _scans(chunks["@IMG_JPEG"], name)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # a warning is raised where they are errors; without it the size is found not to be the stated one
+        raise damaged(name, "a B-scan is far larger than the file states") from error
     except (*DAMAGED, MemoryError) as error:
         raise damaged(name, "a part lies beyond its end, or cannot be decoded") from error
     capture = chunks.get("@CAPTURE_INFO_02") or chunks.get("@CAPTURE_INFO") or b"\xff"

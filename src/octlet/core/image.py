@@ -82,7 +82,7 @@ def decode(data: bytes, name: str) -> Gray:
     except UnidentifiedImageError as error:
         rule = f"not a readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
         raise InputError(rule, path=name, remedy="export the B-scan as JPEG or PNG") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name) from error
     except DAMAGED as error:
         rule = f"the image is damaged or cut short: {error}"
