@@ -3,7 +3,7 @@
 # What is behind docs/results takes OCTLET_DATA and OCTLET_WEIGHTS, hours, and an order:
 # make real             the dense network, five folds
 # make int8 frontier    the same in integers; pruned
-# make release-model    the model that ships; then release-figures, robustness, tried, lite0, peers, cold-start
+# make release-model    the model that ships; then release-figures, robustness, tried, teachers, lite0, peers, cold-start
 # make trust heatmaps   what a model's doubt and its heatmaps are worth
 # make arm arm-count pi-check   an emulated Arm machine and a Raspberry Pi's installer: docs/arm.md
 PYTHON ?= python3
@@ -176,6 +176,30 @@ lite0-alone: .venv/ready scans
 	    docs/results/lite0/predictions.csv --name "256 px" --name "320 px" --name "phantoms first" \
 	    --name "taught, int8" --out $(ALONE)/beside
 	cp $(ALONE)/beside/table.csv docs/results/lite0/alone.csv
+
+# Three dense networks as one teacher, the same folds; minutes on a GPU. Needs no `make` before
+.PHONY: teachers
+TOGETHER := real/teachers
+SAID := $(BIN)/python benchmarks/held_out.py
+teachers: .venv/ready scans
+	test -d $(TOGETHER)/split || { $(BIN)/octlet data check $(OCTLET_DATA) --out $(TOGETHER)/check && \
+	    $(BIN)/octlet data split $(TOGETHER)/check/index.csv --folds 5 --val 0.1 --out $(TOGETHER)/split; }
+	for k in 0 1 2 3 4; do benchmarks/teachers.sh $(TOGETHER) $(TOGETHER)/split $$k || exit 1; done
+	mkdir -p docs/results/teachers
+	for name in dense longer larger 18 10; do $(SAID) docs/results/teachers/$$name.csv $(OCTLET_DATA) \
+	    --prior-shift 0.25 "$(TOGETHER)/fold-{k}/$$name" || exit 1; done
+	$(SAID) docs/results/teachers/three.csv $(OCTLET_DATA) --prior-shift 0.25 \
+	    $(foreach name,dense longer larger,"$(TOGETHER)/fold-{k}/$(name)")
+	for k in 0 1 2 3 4; do cp $(TOGETHER)/fold-$$k/dense/metrics.jsonl docs/results/teachers/training-fold-$$k.jsonl; done
+	$(MAKE) teachers-beside
+
+.PHONY: teachers-beside
+teachers-beside: .venv/ready
+	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv \
+	    $(foreach name,dense longer larger three 18 10,docs/results/teachers/$(name).csv) --name "dense, CPU" \
+	    --name "dense, GPU" --name longer --name "320 px" --name three --name "18 %" --name "10 %" --out $(TOGETHER)/beside
+	cp $(TOGETHER)/beside/table.csv docs/results/teachers/table.csv
+	cp $(TOGETHER)/beside/difference.png docs/results/teachers/difference.png
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
 peers: .venv/ready scans

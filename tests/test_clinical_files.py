@@ -1,9 +1,9 @@
 """Vendors' files and stacks: the gray values, eyes and subjects that come out, and what is refused."""
 
 import contextlib
-import math
 import hashlib
 import hmac
+import math
 import struct
 from pathlib import Path
 from typing import Any
