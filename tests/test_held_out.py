@@ -1,0 +1,57 @@
+"""benchmarks/held_out.py: the test scans of a run's own split, as a plain forward pass judges them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from octlet.core.image import normalise
+from octlet.core.labels import LABELS
+from octlet.data.cache import prepared_scans
+from octlet.data.split import SplitRecord, read_split, write_split
+from octlet.data.stages import check_scans, split_index
+from octlet.evaluate.predictions import read_predictions
+from octlet.train.checkpoint import load_run, save_run
+from octlet.train.run import fingerprint_of
+
+HELD_OUT = Path(__file__).parent.parent / "benchmarks" / "held_out.py"
+TAU = 0.5
+
+
+@pytest.fixture
+def split(tiny_run: Path, easy_scans: Path, tmp_path: Path) -> list[SplitRecord]:
+    """The split of tmp_path/run-0, a run that says that it was trained on it."""
+    check_scans(easy_scans, tmp_path / "check")
+    split_index(tmp_path / "check" / "index.csv", tmp_path / "split.csv", shares={"val": 0.2, "test": 0.3})
+    rows = read_split(tmp_path / "split.csv")
+    trained = load_run(tiny_run)
+    counts = {label: 10 * (i + 1) for i, label in enumerate(LABELS)}
+    data = {"fingerprint": fingerprint_of(rows), "per_class": counts}
+    save_run(tmp_path / "run-0", trained.net, trained.meta | {"data": data})
+    write_split(tmp_path / "run-0" / "split.csv", rows)
+    return rows
+
+
+def test_the_test_scans_are_judged_by_a_shifted_forward_pass(
+    split: list[SplitRecord], easy_scans: Path, tmp_path: Path
+) -> None:
+    rows = sorted((row for row in split if row.split == "test"), key=lambda row: row.path)
+    trained = load_run(tmp_path / "run-0")
+    scans = prepared_scans(easy_scans, [(row.path, row.sha256) for row in rows], trained.meta["size"])
+    with torch.no_grad():
+        logits = trained.net.eval()(torch.from_numpy(normalise(np.asarray(scans)))).logits.double().numpy()
+    shares = np.arange(1, len(LABELS) + 1) / 10  # of 10, 20, 30 and 40 training scans
+    odds = np.exp(logits) / shares**TAU
+    for times in (1, 2):  # a network is the ensemble of itself
+        out, runs = tmp_path / f"{times}.csv", [str(tmp_path / "run-{k}")] * times
+        subprocess.run(
+            [sys.executable, HELD_OUT, out, easy_scans, "--prior-shift", str(TAU), *runs], check=True
+        )
+        found = read_predictions(out)
+        assert found.paths == tuple(row.path for row in rows)
+        assert found.patients == tuple(row.patient for row in rows)
+        assert [LABELS[label] for label in found.labels] == [row.label for row in rows]
+        np.testing.assert_allclose(found.probabilities, odds / odds.sum(1, keepdims=True), atol=2e-5)
