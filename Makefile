@@ -196,8 +196,8 @@ teachers: .venv/ready scans
 .PHONY: teachers-beside
 teachers-beside: .venv/ready
 	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv \
-	    $(foreach name,dense longer larger three 18 10,docs/results/teachers/$(name).csv) --name "dense, CPU" \
-	    --name "dense, GPU" --name longer --name "320 px" --name three --name "18 %" --name "10 %" --out $(TOGETHER)/beside
+	    $(foreach name,dense longer larger three 18 10,docs/results/teachers/$(name).csv) --name "make real" \
+	    --name "dense again" --name longer --name "320 px" --name three --name "18 %" --name "10 %" --out $(TOGETHER)/beside
 	cp $(TOGETHER)/beside/table.csv docs/results/teachers/table.csv
 	cp $(TOGETHER)/beside/difference.png docs/results/teachers/difference.png
 

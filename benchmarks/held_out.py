@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from octlet.compress.distil import Ensemble
+from octlet.core.errors import InputError
 from octlet.core.labels import index_of
 from octlet.data.cache import prepared_scans
 from octlet.data.source import open_source
@@ -42,16 +42,18 @@ def said(runs: list[Path], scans: Path, prior_shift: float) -> Predictions:
     networks = [load_float_run(run) for run in runs]
     split = trained_split(runs[0], networks[0].meta)
     for run, each in zip(runs, networks, strict=True):
+        if trained_split(run, each.meta) != split:  # it may have learned from these test scans
+            raise InputError(f"its split is not that of {runs[0]}", path=run, remedy="give runs of one split")
         shift_prior(each, prior_shift, run)
     rows = sorted((row for row in split if row.split == "test"), key=lambda row: row.path)
     labels = np.array([index_of(row.label) for row in rows], dtype=np.int64)
     config = TrainConfig(amp="off")
     device = device_of(config)
     found = []
-    for each in networks:  # each at its own size: an ensemble would enlarge the small scans
+    for each in networks:  # not `Ensemble`, which would enlarge the small scans
         size = each.meta["size"]
         shown = prepared_scans(open_source(scans).root, [(row.path, row.sha256) for row in rows], size)
-        net = Ensemble([each.net], [size]).to(device)
+        net = each.net.to(device)
         found.append(probabilities_of(net, Fold(shown, np.arange(len(rows)), labels), config, device))
     paths, patients = tuple(row.path for row in rows), tuple(row.patient for row in rows)
     return Predictions(paths, labels, patients, np.mean(found, axis=0))
