@@ -1,7 +1,9 @@
 """benchmarks/held_out.py: the test scans of a run's own split, as a plain forward pass judges them."""
 
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +57,17 @@ def test_the_test_scans_are_judged_by_a_shifted_forward_pass(
         assert found.patients == tuple(row.patient for row in rows)
         assert [LABELS[label] for label in found.labels] == [row.label for row in rows]
         np.testing.assert_allclose(found.probabilities, odds / odds.sum(1, keepdims=True), atol=2e-5)
+
+
+def test_runs_of_different_splits_are_refused(
+    split: list[SplitRecord], easy_scans: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tmp_path / "run-0", tmp_path / "other-0")
+    moved = [replace(row, split={"val": "test", "test": "val"}.get(row.split, row.split)) for row in split]
+    write_split(tmp_path / "other-0" / "split.csv", moved)
+    runs = [str(tmp_path / name) for name in ("run-{k}", "other-{k}")]
+    command = [sys.executable, HELD_OUT, tmp_path / "out.csv", easy_scans, *runs]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode
+    assert "its split is not that of" in done.stderr
+    assert not (tmp_path / "out.csv").exists()
