@@ -19,9 +19,10 @@ from octlet.data.source import open_source
 from octlet.evaluate.predictions import Predictions, merge, write_predictions
 from octlet.train.checkpoint import load_float_run
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold, probabilities_of
+from octlet.train.loop import probabilities_of
 from octlet.train.prior import shift_prior
 from octlet.train.run import device_of, trained_split
+from octlet.train.showing import Fold
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def make(name: str, folder: Path):
     from octlet.export.qdq import check_placement, to_qdq
     from octlet.models.resnet import build
     from octlet.models.spec import named_spec
-    from octlet.train.loop import Fold
+    from octlet.train.showing import Fold
 
     net = build(named_spec(name)).eval()
     scans = simulated_scans(16, SIZE)

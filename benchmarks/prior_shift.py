@@ -19,7 +19,8 @@ from octlet.data.cache import prepared_scans
 from octlet.data.split import read_split
 from octlet.train.checkpoint import load_run
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold, probabilities_of
+from octlet.train.loop import probabilities_of
+from octlet.train.showing import Fold
 
 SHIFTS = np.arange(0, 1.51, 0.25)
 

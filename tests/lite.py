@@ -13,7 +13,7 @@ from octlet.export.package import simulated_scans
 from octlet.export.qdq import IntegerModel, to_qdq
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec
-from octlet.train.loop import Fold
+from octlet.train.showing import Fold
 
 NAME = "efficientnet-lite0"
 # as the whole: a unit that expands nothing, kernels of 3 and 5 with stride 2, an identity, and none

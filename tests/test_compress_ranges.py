@@ -16,7 +16,7 @@ from octlet.compress.quant.graph import FakeQuantised
 from octlet.compress.quant.ranges import grid, least_squares_range, percentile_range
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec
-from octlet.train.loop import Fold
+from octlet.train.showing import Fold
 
 TINY = NetSpec("v2", 8, ((UnitSpec((8, 8, 16), 2, True), UnitSpec((8, 8, 16), 1, False)),))
 ENDS = st.floats(-1e3, 1e3, width=32)

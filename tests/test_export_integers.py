@@ -22,7 +22,7 @@ from octlet.export.qdq import IntegerModel, Parity, check_integers, check_placem
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec, named_spec
 from octlet.runtime.engines import onnxruntime
-from octlet.train.loop import Fold
+from octlet.train.showing import Fold
 
 SPECS = {
     "basic": NetSpec("v1.5", 8, ((UnitSpec((8, 8), 1, False),), (UnitSpec((16, 16), 2, True),))),

@@ -33,7 +33,7 @@ from octlet.runtime.engine import ENGINES
 from octlet.runtime.engines import litert, onnxruntime
 from octlet.runtime.verify import verify
 from octlet.train.checkpoint import save_run
-from octlet.train.loop import Fold
+from octlet.train.showing import Fold
 
 pytestmark = pytest.mark.skipif(not ENGINES["litert"].installed, reason="ai-edge-litert is not installed")
 

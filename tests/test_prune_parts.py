@@ -28,7 +28,7 @@ from octlet.core.errors import GateError, UsageError
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec
 from octlet.train.checkpoint import load_run, save_run
-from octlet.train.loop import Fold
+from octlet.train.showing import Fold
 
 BASIC = NetSpec("v1.5", 8, ((UnitSpec((8, 8), 1, False),) * 2, (UnitSpec((6, 12), 2, True),)))
 _UNITS = (UnitSpec((4, 6, 16), 1, True), UnitSpec((6, 4, 16), 1, False), UnitSpec((4, 4, 16), 1, False))

@@ -9,8 +9,9 @@ from octlet.models.spec import NetSpec, UnitSpec
 from octlet.train import degrade as faults
 from octlet.train.config import TrainConfig
 from octlet.train.degrade import blocky, blurred, degrade, faded, speckled
-from octlet.train.loop import Fold, fit, generator_for
+from octlet.train.loop import fit
 from octlet.train.objective import Distillation
+from octlet.train.showing import Fold, generator_for
 from octlet.train.state import new_state
 
 

@@ -19,7 +19,7 @@ from octlet.models.resnet import Outputs, ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec
 from octlet.train.checkpoint import TrainedRun
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold, fit
+from octlet.train.loop import fit
 from octlet.train.objective import (
     Distillation,
     MatchedDistillation,
@@ -32,6 +32,7 @@ from octlet.train.objective import (
     similarity_distance,
 )
 from octlet.train.prior import log_shares, shift_prior
+from octlet.train.showing import Fold, Showing, Shown
 from octlet.train.state import new_state
 
 TINY = NetSpec("v2", 8, ((UnitSpec((8, 8, 8), 1, True),),))
@@ -79,7 +80,7 @@ class Silence(nn.Module):
 
 
 STUDENT, TEACHER, TRUTH = numbers(1, 7, 4), numbers(2, 7, 4), torch.tensor([0, 1, 2, 3, 0, 0, 2])
-SCANS = torch.zeros(7, 1, 8, 8)
+SHOWN = Shown(torch.zeros(7, 1, 8, 8), TRUTH, None)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 10.0])
@@ -103,14 +104,14 @@ def test_distillation_has_the_gradient_of_its_closed_form(temperature):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_without_a_teacher_the_loss_is_cross_entropy(smoothing):
-    found = Objective(smoothing).loss(Outputs(STUDENT, STUDENT, STUDENT), SCANS, TRUTH)
+    found = Objective(smoothing).loss(Outputs(STUDENT, STUDENT, STUDENT), SHOWN)
     assert float(found) == pytest.approx(cross_entropy(STUDENT, TRUTH, smoothing), rel=1e-5)
-    assert float(Distillation(smoothing).of_logits(STUDENT, SCANS, TRUTH)) == float(found)
+    assert float(Distillation(smoothing).of_logits(STUDENT, SHOWN)) == float(found)
 
 
 def test_the_loss_is_computed_in_float32_whatever_the_networks_arithmetic():
     halves = STUDENT.bfloat16()
-    found = Objective().loss(Outputs(halves, halves, halves), SCANS, TRUTH)
+    found = Objective().loss(Outputs(halves, halves, halves), SHOWN)
     assert found.dtype is torch.float32
     assert float(found) == pytest.approx(cross_entropy(halves.float(), TRUTH, 0.0), rel=1e-5)
 
@@ -118,7 +119,7 @@ def test_the_loss_is_computed_in_float32_whatever_the_networks_arithmetic():
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_teacher_has_its_weight_and_the_labels_the_rest(weight):
     teacher = Answers(TEACHER) if weight else Silence()
-    found = Distillation(0.1, teacher, weight, 2.0, half=False).of_logits(STUDENT, SCANS, TRUTH)
+    found = Distillation(0.1, teacher, weight, 2.0, half=False).of_logits(STUDENT, SHOWN)
     soft, hard = divergence(STUDENT, TEACHER, 2.0), cross_entropy(STUDENT, TRUTH, 0.1)
     assert float(found) == pytest.approx(weight * soft + (1 - weight) * hard, rel=1e-5)
 
@@ -126,7 +127,7 @@ def test_the_teacher_has_its_weight_and_the_labels_the_rest(weight):
 @pytest.mark.parametrize("half", [False, True])
 def test_the_teacher_computes_in_half_precision_only_where_that_was_asked_for(half):
     teacher = Answers(TEACHER)
-    Distillation(0.0, teacher, 0.5, 2.0, half=half).of_logits(STUDENT, SCANS, TRUTH)
+    Distillation(0.0, teacher, 0.5, 2.0, half=half).of_logits(STUDENT, SHOWN)
     assert teacher.half is half
 
 
@@ -223,7 +224,7 @@ def test_matching_adds_its_distance_and_asks_the_teacher_once(match, weight):
     student = Outputs(STUDENT, numbers(10, 7, 4, 6, 5), numbers(11, 7, 12))
     teacher = Once(Outputs(TEACHER, numbers(12, 7, 4, 6, 5), numbers(13, 7, 5)))
     objective = MatchedDistillation(0.1, teacher, weight, 2.0, False, match, 3.0)
-    found = float(objective.loss(student, SCANS, TRUTH))
+    found = float(objective.loss(student, SHOWN))
     hard, soft = cross_entropy(STUDENT, TRUTH, 0.1), divergence(STUDENT, TEACHER, 2.0)
     told = teacher.outputs
     added = {
@@ -239,9 +240,7 @@ def test_matching_is_computed_in_float32_whatever_the_networks_arithmetic():
     halves = Outputs(STUDENT.bfloat16(), numbers(10, 7, 4, 6, 5).bfloat16(), numbers(11, 7, 12).bfloat16())
     wholes = Outputs(*(each.float() for each in halves))
     found = [
-        MatchedDistillation(0.0, Once(Outputs(*teacher)), 0.5, 2.0, False, "cam", 1.0).loss(
-            student, SCANS, TRUTH
-        )
+        MatchedDistillation(0.0, Once(Outputs(*teacher)), 0.5, 2.0, False, "cam", 1.0).loss(student, SHOWN)
         for student in (halves, wholes)
         for teacher in (map(torch.neg, halves), map(torch.neg, wholes))
     ]
@@ -249,22 +248,51 @@ def test_matching_is_computed_in_float32_whatever_the_networks_arithmetic():
     assert len({float(each) for each in found}) == 1
 
 
-def test_a_teacher_that_remembers_says_the_same_and_is_asked_once_for_a_scan():
-    class Counting(nn.Module):
-        asked = 0
+class Counting(nn.Module):
+    asked = 0
 
-        def forward(self, scans: torch.Tensor) -> Outputs:
-            self.asked += len(scans)
-            return tiny()(scans)
+    def forward(self, scans: torch.Tensor) -> Outputs:
+        self.asked += len(scans)
+        return tiny()(scans)
 
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_a_teacher_that_remembers_says_the_same_and_is_asked_once_for_a_scan(embeddings):
     scans, teacher = numbers(14, 5, 1, 32, 32), Counting()
-    remembered = Remembered(teacher)
+    remembered = Remembered(teacher, embeddings=embeddings)
+    assert remembered.unknown([3, 1, 3]) == [3, 1]
     with torch.no_grad():
         for picks in ([0, 1, 1], [1, 2, 0, 3], [3, 3], [4]):
-            found, expected = remembered(scans[picks]), tiny()(scans[picks])
-            for ours, theirs in zip(found, expected, strict=True):
-                torch.testing.assert_close(ours, theirs)
-    assert teacher.asked == 5
+            found, expected = remembered(scans[picks], tuple(picks)), tiny()(scans[picks])
+            torch.testing.assert_close(found.logits, expected.logits)
+            torch.testing.assert_close(found.cam, expected.cam)
+            assert found.embedding.shape[1] == (expected.embedding.shape[1] if embeddings else 0)
+        assert teacher.asked == 5
+        remembered(scans[:2], None)  # of scans that never come again
+        remembered(scans[:2], None)
+    assert teacher.asked == 9
+    assert remembered.unknown(range(7)) == [5, 6]
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_teacher_that_remembers_is_asked_before_the_epoch_for_what_is_new_in_it(views):
+    rng = np.random.default_rng(0)
+    fold = Fold(rng.integers(0, 256, (7, 32, 32), np.uint8), np.arange(7), np.arange(7) % 4)
+    config = TrainConfig(batch=3, views=views, amp="off", balanced=False)
+    teacher = Counting()
+    remembered = Remembered(teacher)
+    objective = Distillation(0.0, remembered, 1.0, 1.0, half=False)
+    asked = []
+    for epoch in range(9):
+        parts = len(list(objective.meet(Showing(fold, config, epoch, torch.device("cpu")))))
+        assert parts == -(-(teacher.asked - sum(asked)) // 3)
+        asked.append(teacher.asked - sum(asked))
+    assert asked[:2] == ([7, asked[1]] if views else [0, 0])
+    assert sum(asked) == 7 * views
+    for step in range(3 if views else 0):
+        shown = Showing(fold, config, 0, torch.device("cpu")).step(step, torch.Generator())
+        torch.testing.assert_close(objective.ask(remembered, shown).logits, tiny()(shown.scans).logits)
+    assert teacher.asked == 7 * views
 
 
 def test_log_shares_are_those_of_the_training_scans():
@@ -292,10 +320,10 @@ def test_a_shifted_network_starts_from_the_loss_of_the_unshifted_one():
     assert float((plain.logits - shifted.logits).abs().max()) > 0.5
     settings = {"label_smoothing": 0.1, "teacher": tiny(), "weight": 0.5, "temperature": 2.0, "half": False}
     offset = 0.7 * log_shares(META, HERE)
-    wanted = Distillation(**settings).loss(plain, scans, labels)
-    found = QatObjective(**settings, offset=offset).loss(shifted, scans, labels)
+    wanted = Distillation(**settings).loss(plain, Shown(scans, labels, None))
+    found = QatObjective(**settings, offset=offset).loss(shifted, Shown(scans, labels, None))
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
-    assert float(QatObjective(**settings).loss(shifted, scans, labels)) > 1.02 * float(wanted)
+    assert float(QatObjective(**settings).loss(shifted, Shown(scans, labels, None))) > 1.02 * float(wanted)
 
 
 def test_the_error_of_a_map_is_the_share_of_its_variance_that_is_missed():
@@ -311,6 +339,7 @@ def test_the_error_of_a_map_is_the_share_of_its_variance_that_is_missed():
 
 def test_rounding_is_trained_on_maps_too_and_a_shift_is_none_of_their_error():
     scans, labels = numbers(5, 8, 1, 32, 32) / 9, torch.arange(8) % 4
+    shown = Shown(scans, labels, None)
     trained = TrainedRun(copy.deepcopy(tiny()), copy.deepcopy(META))
     shift_prior(trained, 0.7, HERE)
     other = build(TINY).eval()
@@ -318,12 +347,12 @@ def test_rounding_is_trained_on_maps_too_and_a_shift_is_none_of_their_error():
     plain, matched = QatObjective(**settings), QatObjective(**settings, match=3.0)
     with torch.no_grad():
         same, apart_, wanted = trained.net(scans), other(scans), tiny()(scans)
-    assert float(matched.loss(same, scans, labels)) == pytest.approx(0, abs=1e-6)
+    assert float(matched.loss(same, shown)) == pytest.approx(0, abs=1e-6)
     shifted = apart_.cam + settings["offset"][:, None, None]
-    expected = float(plain.loss(apart_, scans, labels)) + 3 * float(map_error(shifted, wanted.cam))
-    assert float(matched.loss(apart_, scans, labels)) == pytest.approx(expected, rel=1e-5)
+    expected = float(plain.loss(apart_, shown)) + 3 * float(map_error(shifted, wanted.cam))
+    assert float(matched.loss(apart_, shown)) == pytest.approx(expected, rel=1e-5)
     headless = apart_._replace(cam=torch.empty(0))  # as of a network whose last layer alone is rounded
-    assert float(matched.loss(headless, scans, labels)) == float(plain.loss(headless, scans, labels))
+    assert float(matched.loss(headless, shown)) == float(plain.loss(headless, shown))
 
 
 def test_no_shift_leaves_the_network_and_its_record_alone():

@@ -26,10 +26,12 @@ COMPARED = ("bytes", "size_ratio", "latency_ratio", "urgent_called_normal")
 @click.option(
     "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="train.lr=1e-3, compress=default"
 )
-@click.option("--only", default="", metavar="FOLD", help="Run only the stages of one fold: fold-2.")
+@click.option(
+    "--only", multiple=True, metavar="FOLD", help="Only the stages of a fold: fold-2, or fold-2/train."
+)
 @ui.json_option
 def command(
-    recipe_file: Path, out: Path | None, overrides: tuple[str, ...], only: str, as_json: bool
+    recipe_file: Path, out: Path | None, overrides: tuple[str, ...], only: tuple[str, ...], as_json: bool
 ) -> None:
     """Run a recipe from scans to report: check, split, train, export, evaluate, and compress if it says so.
 
@@ -40,7 +42,7 @@ def command(
     folder = out or Path(recipe.name)
     with bar_feedback(as_json) as feedback:
         stages = build_stages(recipe, folder, Voice(ui.say, ui.bar, feedback))
-        done = run_stages(stages, folder, ui.say, f"{only.rstrip('/')}/" if only else "")
+        done = run_stages(stages, folder, ui.say, only)
     results = results_of(recipe, folder)
     found = _found(results)
     if as_json:

@@ -9,8 +9,9 @@ from torch import nn
 
 from octlet.models.resnet import Outputs
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold, validate
+from octlet.train.loop import validate
 from octlet.train.run import device_of
+from octlet.train.showing import Fold
 
 BATCH = 16
 

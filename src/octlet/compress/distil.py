@@ -215,11 +215,11 @@ class _Lesson:
                 how = "enlarged, without the detail that it knows" if each.size > size else "reduced"
                 self.told.say(f"{each.run}: of {each.size} px, is shown scans of {size} px, {how}")
         nets = [each.trained.net for each in self.teachers]
-        teacher = Ensemble(nets, [each.size for each in self.teachers])
-        if device.type == "cpu":
-            teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        teacher = teacher.to(device).eval()
-        return Remembered(teacher) if self.settings.views else teacher
+        teacher: nn.Module = Ensemble(nets, [each.size for each in self.teachers])
+        teacher = teacher.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not self.settings.views:
+            return teacher
+        return Remembered(teacher, embeddings=self.config.match == "features")
 
     def _objective(self, teacher: nn.Module) -> Distillation:
         smoothing, half = self.settings.label_smoothing, self.settings.amp == "auto"

@@ -19,6 +19,7 @@ from octlet.recipe.settings import Recipe
 from octlet.runtime.predictor import Predictor
 from octlet.scoring import Request, evaluate_to, load
 from octlet.train.checkpoint import BEST, LAST
+from octlet.train.config import TrainConfig
 from octlet.train.run import Feedback, StoppedError, train_run
 
 DENSE, COMPRESSED = "", "compressed-"  # what the stages and folders of the two models begin with
@@ -49,6 +50,12 @@ class Branch:
         """The run of the network that everything else is made from."""
         return self.folder / "train"
 
+    @property
+    def teachers(self) -> list[Path]:
+        """The runs that a student learns from: the dense one, and those of [[teacher]]."""
+        more = (self.folder / f"teacher-{k}" for k in range(1, len(self.recipe.teacher) + 1))
+        return [self.dense, *more]
+
     def root(self) -> Path:
         """Return the folder that the split's paths are relative to."""
         return open_source(self.scans).root
@@ -75,9 +82,16 @@ def run_folder(run: Path, resume: bool) -> Iterator[None]:
         raise StoppedError(error.rule, path=run, remedy="run the same command again to go on") from error
 
 
-def train_stage(branch: Branch) -> Stage:
-    """Return the stage that trains the dense network."""
-    config, run = branch.recipe.train, branch.dense
+def train_stages(branch: Branch) -> list[Stage]:
+    """Return the stages that train the dense network, and the others that teach with it."""
+    recipe = branch.recipe
+    return [
+        _train_stage(branch, config, run)
+        for config, run in zip((recipe.train, *recipe.teacher), branch.teachers, strict=True)
+    ]
+
+
+def _train_stage(branch: Branch, config: TrainConfig, run: Path) -> Stage:
     settings = as_dict(config) | {"weights": "", "save_minutes": 0, "threads": 0}
     weights = [Path(config.weights)] if config.weights else []
 
@@ -87,7 +101,7 @@ def train_stage(branch: Branch) -> Stage:
             rows = read_split(branch.split)
             train_run(config, branch.root(), rows, run, resume=resume, feedback=branch.voice.train)
 
-    return Stage(f"{branch.prefix}train", settings, [branch.split, *weights], [run], action)
+    return Stage(f"{branch.prefix}{run.name}", settings, [branch.split, *weights], [run], action)
 
 
 def model_stages(branch: Branch, which: str, run: Path, named: dict[str, Any]) -> list[Stage]:

@@ -13,7 +13,7 @@ from octlet.core.errors import UsageError
 from octlet.core.settings import as_dict
 from octlet.data.stages import split_index
 from octlet.export.package import export_run
-from octlet.recipe.branch import Branch, evaluation_of, model_of, train_stage
+from octlet.recipe.branch import Branch, evaluation_of, model_of, train_stages
 from octlet.recipe.compress import exported_as, last_of, step_stages
 from octlet.recipe.runner import Stage
 from octlet.recipe.settings import Recipe
@@ -28,7 +28,7 @@ def check_release(recipe: Recipe) -> None:
     """Raise UsageError for a recipe whose release no fold would speak for, or that needs validation scans."""
     fresh = as_dict(TrainConfig())  # a student that goes on from a network keeps the last epoch by itself
     steps = ((fresh if step.is_fresh else {}) | dict(step.training) for step in recipe.compress)
-    trainings = [as_dict(recipe.train), *steps]
+    trainings = [*map(as_dict, (recipe.train, *recipe.teacher)), *steps]
     picks = [each for each in trainings if each.get("keep", "last") != "last" or each.get("patience")]
     for wrong, rule, remedy in (
         (not recipe.split.folds, "there are no folds to tell what it is worth", "set split.folds"),
@@ -55,7 +55,7 @@ def release_stages(branch: Branch, folds: list[Branch], which: str, out: Path) -
     return [
         *known,
         _split(branch, out),
-        train_stage(branch),
+        *train_stages(branch),
         *step_stages(branch, gated=False),
         _export(branch, run, model, which),
         _calibrate(branch, model, [path for stage in known for path in stage.outputs], which, out),

@@ -16,7 +16,9 @@ from octlet.core.errors import InputError
 from octlet.core.files import sha256_of, write_json
 
 STATE = ".stages"
-LATER = frozenset({"degrade", "given", "litert"})  # settings; off, they do what was done before they came
+LATER = frozenset(
+    {"degrade", "given", "litert", "mixup"}
+)  # settings; off, they do what was done before they came
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Stage:
 
 
 def run_stages(
-    stages: Sequence[Stage], out: Path, say: Callable[[str], None], only: str = ""
+    stages: Sequence[Stage], out: Path, say: Callable[[str], None], only: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Run the stages that are not done, in order, and return what was run and what was skipped.
 
@@ -52,20 +54,25 @@ def run_stages(
         stages: in order of their needs.
         out: the recipe's folder.
         say: told of each stage.
-        only: run only stages whose name starts with this, and those without a "/".
+        only: names of stages, or of the folders that their names begin with: run these, and of the stages
+            without a "/" those whose inputs stand; none runs all.
 
     Returns:
         One dict a stage: {"stage", "status": "done"|"kept", "seconds"}.
     """
     report = []
     for stage in stages:
-        if only and "/" in stage.name and not stage.name.startswith(only):
+        if only and "/" in stage.name and not _is_chosen(stage.name, only):
             continue
         if only and _lacks_input(stage):  # it pools stages that this call leaves out
             continue
         with _alone(out / STATE / f"{stage.name.replace('/', '.')}.lock", stage.name, say):
             report.append(_settle(stage, out, say))
     return report
+
+
+def _is_chosen(name: str, only: Sequence[str]) -> bool:
+    return any(f"{name}/".startswith(f"{each.rstrip('/')}/") for each in only)
 
 
 def _settle(stage: Stage, out: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,12 +140,17 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe; each table of the TOML file is a field, and [[compress]] a list of steps."""
+    """A whole recipe; each table of the TOML file is a field, and [[compress]] a list of steps.
+
+    [[teacher]] is a list of further dense trainings, each with settings that differ from [train]: 'distill'
+    steps learn from all of them together.
+    """
 
     name: str
     data: DataSettings
     split: SplitSettings = field(default_factory=SplitSettings)
     train: TrainConfig = field(default_factory=TrainConfig)
+    teacher: tuple[TrainConfig, ...] = ()
     export: ExportSettings = field(default_factory=ExportSettings)
     calibrate: CalibrateSettings = field(default_factory=CalibrateSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
@@ -163,14 +168,15 @@ _TABLES: dict[str, type] = {
     "gate": GateSettings,
     "release": ReleaseSettings,
 }
-_KNOWN = (*_TABLES, "train", "compress")
+_KNOWN = (*_TABLES, "train", "teacher", "compress")
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
 
     `overrides` are "table.key=value" texts that win over the file; a step of `compress` is told by its number
-    ("compress.1.to_macs=0.25"), and "compress=default" gives the whole chain. "$NAME" stands for an
+    ("compress.1.to_macs=0.25"), a further teacher too ("teacher.1.epochs=20"), and "compress=default" gives
+    the whole chain. "$NAME" stands for an
     environment variable in data.path and every train.weights; other relative paths start from the current
     folder.
 
@@ -196,15 +202,25 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def _override(plain: dict[str, Any], text: str) -> None:
     key, value = parse_override(text)
     table, dot, name = key.partition(".")
-    if key == "compress":
+    if key in ("compress", "teacher"):
         plain[key] = value
     elif not dot:
         raise UsageError(f"'{text}' names no table", remedy="for example --set train.lr=1e-3")
     elif table == "compress":
         plain[table] = step_tables(plain.get(table, []))
         override_step(plain[table], name, value)
+    elif table == "teacher":
+        _override_teacher(plain.get(table, []), name, value)
     else:
         plain.setdefault(table, {})[name] = value
+
+
+def _override_teacher(tables: Any, key: str, value: Any) -> None:
+    number, _, name = key.partition(".")
+    if not (number.isdecimal() and 1 <= int(number) <= len(tables) and name):
+        rule = f"teacher.{key} names no setting of a teacher; there are {len(tables)}, counted from 1"
+        raise UsageError(rule, remedy="for example --set teacher.1.epochs=20")
+    tables[int(number) - 1][name] = value
 
 
 def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
@@ -221,10 +237,9 @@ def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
     train = {**PRESETS.get(preset, {}), **train}
     data = dict(plain.get("data", {}))
     steps = step_tables(plain.get("compress", []))
-    for table, key in (
-        (data, "path"),
-        *((each, "weights") for each in (train, *(s["train"] for s in steps))),
-    ):
+    teachers = _teachers(plain.get("teacher", []), train)
+    trainings = (train, *teachers, *(each["train"] for each in steps))
+    for table, key in ((data, "path"), *((each, "weights") for each in trainings)):
         if str(table.get(key, "")).startswith("$"):
             table[key] = _variable(table[key][1:], file)
     tables: dict[str, Any] = {
@@ -234,9 +249,21 @@ def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
         name=name,
         data=from_mapping(DataSettings, data, "data"),
         train=from_mapping(TrainConfig, train, "train"),
-        compress=read_steps(steps),
+        teacher=tuple(from_mapping(TrainConfig, each, "teacher") for each in teachers),
+        compress=read_steps(steps, len(teachers)),
         **tables,
     )
+
+
+def _teachers(plain: Any, train: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings of the further dense trainings, those of [train] where they give none."""
+    if not isinstance(plain, list) or not all(isinstance(each, dict) for each in plain):
+        raise UsageError(f"teacher is a list of tables, not {plain!r}", remedy="write [[teacher]]")
+    found = [{**train, **each} for each in plain]
+    if any(each in [dict(train), *found[:k]] for k, each in enumerate(found)):
+        rule = "a [[teacher]] has the settings of another, or of [train], and would be the same network"
+        raise UsageError(rule, remedy="give it another seed")
+    return found
 
 
 def _variable(name: str, file: Path) -> str:

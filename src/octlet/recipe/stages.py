@@ -17,7 +17,7 @@ from octlet.recipe.branch import (
     evaluation_of,
     model_of,
     model_stages,
-    train_stage,
+    train_stages,
 )
 from octlet.recipe.compress import comparison_of, comparison_stage, compress_stages, exported_as
 from octlet.recipe.release import FINAL, check_release, release_of, release_stages
@@ -125,10 +125,10 @@ def _told_of(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _branch(branch: Branch) -> list[Stage]:
-    """Return what is done on one split file: the dense network, and what the chain makes of it."""
+    """Return what is done on one split file: the dense networks, and what the chain makes of the first."""
     recipe = branch.recipe
     dense = model_stages(branch, DENSE, branch.dense, exported_as(recipe, DENSE))
-    return [train_stage(branch), *dense, *compress_stages(branch)]
+    return [*train_stages(branch), *dense, *compress_stages(branch)]
 
 
 def _pool(recipe: Recipe, out: Path, folders: list[Path], which: str) -> Stage:

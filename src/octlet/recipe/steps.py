@@ -100,8 +100,8 @@ def override_step(tables: Sequence[dict[str, Any]], key: str, value: Any) -> Non
     table[name] = value
 
 
-def read_steps(tables: Sequence[Mapping[str, Any]]) -> tuple[CompressStep, ...]:
-    """Return the steps that the tables (see `step_tables`) describe.
+def read_steps(tables: Sequence[Mapping[str, Any]], teachers: int = 0) -> tuple[CompressStep, ...]:
+    """Return the steps that the tables (see `step_tables`) describe; `teachers` counts those of [[teacher]].
 
     Raises UsageError, naming the step, for a setting that is unknown or wrong, and for an order in which a
     step could not take what the one before it leaves.
@@ -110,10 +110,13 @@ def read_steps(tables: Sequence[Mapping[str, Any]]) -> tuple[CompressStep, ...]:
     for number, table in enumerate(tables, start=1):
         try:
             step = _step(number, table)
-            _check(step, steps)
+            _check(step, steps, teachers)
         except UsageError as error:
             raise UsageError(f"compress.{number}: {error.rule}", remedy=error.remedy) from error
         steps.append(step)
+    if teachers and all(step.kind != "distill" for step in steps):
+        rule = "no step learns from [[teacher]]"
+        raise UsageError(rule, remedy="add a 'distill' step, or leave out [[teacher]]: --set teacher=[]")
     return tuple(steps)
 
 
@@ -129,7 +132,7 @@ def _step(number: int, table: Mapping[str, Any]) -> CompressStep:
     return CompressStep(number, known, config, dict(table["train"]))
 
 
-def _check(step: CompressStep, before: Sequence[CompressStep]) -> None:
+def _check(step: CompressStep, before: Sequence[CompressStep], teachers: int) -> None:
     """Raise UsageError for what the verb would refuse, or what would be in vain, hours later."""
     if before and before[-1].kind == "quantize":
         remedy = "make 'quantize' the last step"
@@ -137,9 +140,10 @@ def _check(step: CompressStep, before: Sequence[CompressStep]) -> None:
     if step.is_fresh and before:
         remedy = "leave out train.model, or begin with this step"
         raise UsageError("a fresh student takes nothing from the steps before it", remedy=remedy)
-    if step.kind == "distill" and not (before or step.is_fresh or step.training.get("degrade")):
+    own = not (before or step.is_fresh or teachers)
+    if step.kind == "distill" and own and not step.training.get("degrade"):
         rule = "the network of the dense training would be its own teacher, on the same scans"
-        remedy = "name a fresh student in train.model, put a step before it, or set train.degrade"
+        remedy = "name a fresh student in train.model, a step before it, a [[teacher]], or train.degrade"
         raise UsageError(rule, remedy=remedy)
     if step.rewinds and before:
         rule = "only the dense network has the weights that its training began with"

@@ -40,6 +40,8 @@ class TrainConfig:
         speckle: standard deviation of multiplicative noise.
         degrade: share of the scans that lose contrast, or get speckle, blur or blocks; a teacher sees them
             without.
+        mixup: share of the scans that are blended with another one, as their labels are; a teacher says what
+            it thinks of the blend.
         views: draw from so many augmented versions of each scan, the same ones whatever the seed, so that a
             teacher is asked once for each; 0 augments anew every time.
         device: "auto" is CUDA where there is one.
@@ -74,6 +76,7 @@ class TrainConfig:
     contrast: float = 0.15
     speckle: float = 0.1
     degrade: float = 0.0
+    mixup: float = 0.0
     views: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
@@ -102,6 +105,7 @@ _RANGES = (
     ("contrast", 0.0, 1.0),
     ("speckle", 0.0, 1.0),
     ("degrade", 0.0, 1.0),
+    ("mixup", 0.0, 1.0),
     ("views", 0, 10_000),
     ("threads", 0, 1024),
     ("save_minutes", 0.0, 1440.0),

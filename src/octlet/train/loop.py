@@ -3,7 +3,6 @@
 import math
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,39 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from octlet.core.errors import OctletError
-from octlet.core.image import normalise
-from octlet.core.labels import LABELS
 from octlet.evaluate import calibration, metrics
-from octlet.train.augment import augment
 from octlet.train.config import TrainConfig
 from octlet.train.degrade import degrade
 from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
+from octlet.train.showing import Fold, Showing, Shown, steps_per_epoch
 from octlet.train.state import TrainState
-
-_ORDER, _BATCH, _VIEW, GRADIENTS = range(4)  # which stream of random numbers
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Scans of one part of a split: uint8 (N, S, S) in 0..255 (any indexable array), int64 (N,) labels."""
-
-    scans: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, picks: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return normalised scans (n, 1, S, S) and labels (n,) at positions `picks`."""
-        scans = normalise(np.asarray(self.scans[self.rows[picks]]))
-        return torch.from_numpy(scans).to(device), torch.from_numpy(self.labels[picks]).to(device)
-
-    def sample(self, n: int) -> "Fold":
-        """Return n of its scans (all, if it has fewer) by a fixed draw."""
-        picks = np.sort(np.random.default_rng(0).permutation(len(self))[:n])
-        return Fold(self.scans, self.rows[picks], self.labels[picks])
 
 
 class Watcher(Protocol):
@@ -65,30 +38,6 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
     return torch.autocast(device.type, dtype, enabled=config.amp == "auto")
 
 
-def generator_for(seed: int, epoch: int, step: int, stream: int) -> torch.Generator:
-    """Return a CPU generator that depends on nothing but its four numbers."""
-    words = np.random.SeedSequence([seed, epoch, step, stream]).generate_state(2, np.uint32)
-    generator = torch.Generator()
-    generator.manual_seed(int(words[0]) << 32 | int(words[1]))
-    return generator
-
-
-def epoch_order(fold: Fold, config: TrainConfig, epoch: int) -> NDArray[np.int64]:
-    """Return the positions of one epoch's scans: a permutation, or draws with equal class shares."""
-    generator = generator_for(config.seed, epoch, 0, _ORDER)
-    if not config.balanced:
-        return torch.randperm(len(fold), generator=generator).numpy()
-    counts = np.bincount(fold.labels, minlength=len(LABELS))
-    weights = torch.from_numpy(1.0 / counts[fold.labels])
-    return torch.multinomial(weights, len(fold), replacement=True, generator=generator).numpy()
-
-
-def steps_per_epoch(fold: Fold, config: TrainConfig) -> int:
-    """Return the number of steps; a last batch of a single scan is left out (batch norm needs two)."""
-    full, rest = divmod(len(fold), config.batch)
-    return full + (rest > 1)
-
-
 def train_epoch(
     state: TrainState,
     fold: Fold,
@@ -99,39 +48,32 @@ def train_epoch(
 ) -> bool:
     """Train from where `state.progress` stands to the end of its epoch; return False if told to stop."""
     place = state.progress
-    order = epoch_order(fold, config, place.epoch)
     steps = steps_per_epoch(fold, config)
+    total = config.epochs * steps
+    showing = Showing(fold, config, place.epoch, device)
+    began = time.monotonic()
+    for _ in objective.meet(showing):
+        if watcher.step(place.epoch * steps + place.step, total, math.nan):
+            return False
+    place.seconds += time.monotonic() - began
     state.net.train()
     while place.step < steps:
         began = time.monotonic()
-        picks = order[place.step * config.batch : (place.step + 1) * config.batch]
-        step, total = place.epoch * steps + place.step, config.epochs * steps
+        step = place.epoch * steps + place.step
         _set_rate(state, config, step, total)
         objective.before_step(state.net, step / total)
-        scans, labels = fold.batch(picks, device)
-        generator = generator_for(config.seed, place.epoch, place.step, _BATCH)
-        whole = _shown(scans, picks, config, generator)
-        shown = degrade(whole, config.degrade, generator)
-        loss, logits = _step(state, shown, whole, labels, config, device, objective)
-        place.loss_sum += loss * len(picks)
-        place.correct += int((logits.argmax(1) == labels).sum())
-        place.seen += len(picks)
+        generator = showing.generator(place.step)
+        whole = showing.step(place.step, generator)
+        seen = degrade(whole.scans, config.degrade, generator)
+        loss, logits = _step(state, seen, whole, config, device, objective)
+        place.loss_sum += loss * len(seen)
+        place.correct += int((logits.argmax(1) == whole.likeliest).sum())
+        place.seen += len(seen)
         place.step += 1
         place.seconds += time.monotonic() - began
         if watcher.step(step + 1, total, loss):
             return False
     return True
-
-
-def _shown(
-    scans: Tensor, picks: NDArray[np.int64], config: TrainConfig, generator: torch.Generator
-) -> Tensor:
-    """Return a batch augmented anew, or for each scan one of the versions of it that there are."""
-    if not config.views:
-        return augment(scans, config, generator)
-    views = torch.randint(config.views, (len(scans),), generator=generator).tolist()
-    each = zip(scans, views, picks.tolist(), strict=True)
-    return torch.cat([augment(s[None], config, generator_for(0, v, pick, _VIEW)) for s, v, pick in each])
 
 
 def _set_rate(state: TrainState, config: TrainConfig, step: int, total: int) -> None:
@@ -144,20 +86,16 @@ def _set_rate(state: TrainState, config: TrainConfig, step: int, total: int) -> 
 
 def _step(
     state: TrainState,
-    shown: Tensor,
-    whole: Tensor,
-    labels: Tensor,
+    seen: Tensor,
+    whole: Shown,
     config: TrainConfig,
     device: torch.device,
     objective: Objective,
 ) -> tuple[float, Tensor]:
-    """Learn from scans as the network is shown them and as they are; return the loss and the logits."""
-    if device.type == "cpu":
-        shown = shown.contiguous(memory_format=torch.channels_last)
-        whole = whole.contiguous(memory_format=torch.channels_last)
+    """Learn from scans as the network sees them and as they are; return the loss and the logits."""
     with autocast(config, device):
-        outputs = state.net(shown)
-    loss = objective.loss(outputs, whole, labels)
+        outputs = state.net(seen.contiguous(memory_format=torch.channels_last))
+    loss = objective.loss(outputs, whole)
     value = loss.item()
     if not math.isfinite(value):
         rule = f"the training loss became {value} in epoch {state.progress.epoch + 1}"

@@ -1,7 +1,6 @@
 """What a training minimises, and what it changes on its way."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octlet.models.resnet import Outputs
+from octlet.train.showing import Showing, Shown
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,25 @@ class Objective:
 
     label_smoothing: float = 0.0
 
+    def meet(self, showing: Showing) -> Iterable[None]:
+        """Do what an epoch needs before its first step, in parts between which it may be stopped."""
+        return ()
+
     def before_step(self, net: nn.Module, done: float) -> None:
         """Change the network before a step; `done` is the share of all steps behind it, in 0..1."""
 
-    def loss(self, outputs: Outputs, scans: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Outputs, shown: Shown) -> Tensor:
         """Return the mean loss of a batch, float32, in nats.
 
         Args:
             outputs: what the network said of the scans, in any arithmetic.
-            scans: (N, 1, S, S), augmented.
-            labels: int64 (N,).
+            shown: the scans, augmented, and their labels.
         """
-        return self.of_logits(outputs.logits.float(), scans, labels)
+        return self.of_logits(outputs.logits.float(), shown)
 
-    def of_logits(self, logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
+    def of_logits(self, logits: Tensor, shown: Shown) -> Tensor:
         """Return the loss of float32 logits (N, K); see `loss`."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, shown.labels, label_smoothing=self.label_smoothing)
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -72,46 +75,66 @@ class Distillation(Objective):
     temperature: float = 2.0
     half: bool = True
 
-    def of_logits(self, logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
+    def meet(self, showing: Showing) -> Iterator[None]:
+        """Ask a teacher that remembers for what it does not know yet, in full batches."""
+        if not isinstance(self.teacher, Remembered) or showing.keys is None:
+            return
+        for shown in showing.batches(self.teacher.unknown(showing.keys.tolist())):
+            self.ask(self.teacher, shown)
+            yield
+
+    def of_logits(self, logits: Tensor, shown: Shown) -> Tensor:
         """Return the loss of float32 logits (N, K); see `Objective.loss`."""
         if self.teacher is None or not self.weight:
-            return super().of_logits(logits, scans, labels)
-        return self.blend(logits, self.ask(self.teacher, scans).logits, scans, labels)
+            return super().of_logits(logits, shown)
+        return self.blend(logits, self.ask(self.teacher, shown).logits, shown)
 
-    def ask(self, teacher: nn.Module, scans: Tensor) -> Outputs:
-        """Return what a teacher says of scans (N, 1, S, S): float32, without a gradient."""
-        with torch.no_grad(), torch.autocast(scans.device.type, torch.bfloat16, enabled=self.half):
-            answers = teacher(scans)
+    def ask(self, teacher: nn.Module, shown: Shown) -> Outputs:
+        """Return what a teacher says of scans: float32, without a gradient."""
+        device = shown.scans.device.type
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self.half):
+            if isinstance(teacher, Remembered):
+                answers = teacher(shown.scans, shown.keys)
+            else:
+                answers = teacher(shown.scans.contiguous(memory_format=torch.channels_last))
         return Outputs(*(each.float() for each in answers))
 
-    def blend(self, logits: Tensor, answers: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
+    def blend(self, logits: Tensor, answers: Tensor, shown: Shown) -> Tensor:
         """Return the weighted loss of float32 logits (N, K) against a teacher's (N, K) and the labels."""
         if not self.weight:
-            return super().of_logits(logits, scans, labels)
+            return super().of_logits(logits, shown)
         soft = distillation(logits, answers, self.temperature)
         if self.weight == 1:
             return soft
-        return self.weight * soft + (1 - self.weight) * super().of_logits(logits, scans, labels)
+        return self.weight * soft + (1 - self.weight) * super().of_logits(logits, shown)
 
 
 class Remembered(nn.Module):
-    """A teacher that is asked once for each scan that it is shown, told apart by its pixels.
+    """A teacher that is asked once for each version of a scan, told apart by `Shown.keys`.
 
     It pays where the same augmented versions come again, see `TrainConfig.views` (Shen and Xing 2022,
-    arXiv:2112.01528: answers that are kept instead of computed again for each epoch).
+    arXiv:2112.01528: answers that are kept instead of computed again for each epoch). Embeddings, thousands
+    of numbers a scan, are left empty unless they are asked for.
     """
 
-    def __init__(self, teacher: nn.Module) -> None:
+    def __init__(self, teacher: nn.Module, *, embeddings: bool = False) -> None:
         super().__init__()
-        self.teacher = teacher
-        self._known: dict[bytes, tuple[Tensor, ...]] = {}
+        self.teacher, self.embeddings = teacher, embeddings
+        self._known: dict[int, tuple[Tensor, ...]] = {}
 
-    def forward(self, scans: Tensor) -> Outputs:
-        """Map scans (N, 1, S, S) to `Outputs`."""
-        keys = [hashlib.blake2b(scan.cpu().numpy().tobytes(), digest_size=16).digest() for scan in scans]
-        new = {key: i for i, key in enumerate(keys) if key not in self._known}
-        if new:
-            answers = self.teacher(scans[list(new.values())])
+    def unknown(self, keys: Iterable[int]) -> list[int]:
+        """Return those of some keys that it was not asked for yet, each once."""
+        return [key for key in dict.fromkeys(keys) if key not in self._known]
+
+    def forward(self, scans: Tensor, keys: tuple[int, ...] | None = None) -> Outputs:
+        """Map scans (N, 1, S, S) to `Outputs`; scans that are never shown again have no keys."""
+        if keys is None:
+            return Outputs(*self.teacher(scans.contiguous(memory_format=torch.channels_last)))
+        if new := self.unknown(keys):
+            places = [keys.index(key) for key in new]
+            answers = self.teacher(scans[places].contiguous(memory_format=torch.channels_last))
+            if not self.embeddings:
+                answers = answers._replace(embedding=answers.embedding[:, :0])
             self._known |= zip(new, zip(*answers, strict=True), strict=True)
         return Outputs(*(torch.stack(rows) for rows in zip(*(self._known[key] for key in keys), strict=True)))
 
@@ -177,12 +200,12 @@ class MatchedDistillation(Distillation):
     match: Literal["maps", "cam", "features"] = "cam"
     match_weight: float = 1.0
 
-    def loss(self, outputs: Outputs, scans: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Outputs, shown: Shown) -> Tensor:
         """Return the mean loss of a batch, float32; see `Objective.loss`."""
         if self.teacher is None:
-            return super().loss(outputs, scans, labels)
-        answers = self.ask(self.teacher, scans)
-        answered = self.blend(outputs.logits.float(), answers.logits, scans, labels)
+            return super().loss(outputs, shown)
+        answers = self.ask(self.teacher, shown)
+        answered = self.blend(outputs.logits.float(), answers.logits, shown)
         return answered + self.match_weight * self._apart(outputs, answers)
 
     def _apart(self, outputs: Outputs, answers: Outputs) -> Tensor:

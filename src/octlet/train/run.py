@@ -43,9 +43,12 @@ from octlet.models.weights import LoadReport, load_pretrained
 from octlet.train.checkpoint import LAST, read_header, save_run
 from octlet.train.config import TrainConfig
 from octlet.train.figures import draw_curves
-from octlet.train.loop import Fold, fit
+from octlet.train.loop import fit
 from octlet.train.objective import Objective
+from octlet.train.showing import Fold
 from octlet.train.state import TrainState, new_state
+
+EPOCHS_SAVED_EVERY = 10.0  # seconds, at least: where epochs take less, saving would take longer than they do
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def carry_out(
         state.save(place.out / LAST, place.settings)
         rule = "stopped; everything up to the last step is saved"
         raise StoppedError(rule, path=place.out, remedy="continue with --resume")
-    watcher.record()  # a kill may have come between the state and its record
+    watcher.close()
     return state.progress.history
 
 
@@ -318,6 +321,7 @@ class _RunWatcher:
         self.out, self.ready = place.out, ready
         self.stop = threading.Event()
         self.saved = time.monotonic()
+        self.closed: float | None = None
 
     def step(self, done: int, total: int, loss: float) -> bool:
         self.told.step(done, total, loss)
@@ -326,25 +330,33 @@ class _RunWatcher:
         return self.stop.is_set()
 
     def epoch(self, row: dict[str, Any], *, best: bool) -> None:
-        # before `last`: a stop between the two repeats the epoch and loses nothing
-        if best or self.config.keep == "last":
-            figures = {key: value for key, value in row.items() if key.startswith("val_")}
-            record = {**self.meta, "epoch": row["epoch"], "metrics": figures}
-            save_run(self.out, self.ready(self.state.judged), record)
-        self._save()
-        self.record()
         told = f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.3f}  "
         if "val_loss" in row:
             told += f"val loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.3f} "
             told += f"balanced {row['val_balanced_accuracy']:.3f}  {'best  ' if best else ''}"
         self.told.say(f"epoch {row['epoch']}/{self.config.epochs}  {told}{row['seconds']:.0f} s")
+        if best and self.config.keep == "best":
+            self._keep(row)
+        if self.closed is None or time.monotonic() - self.closed > EPOCHS_SAVED_EVERY:
+            self.close()
 
-    def record(self) -> None:
-        """Write the history for readers; its source is the saved state."""
+    def close(self) -> None:
+        """Save an epoch that is done: the network, the state that goes on from it, and the record of both.
+
+        In this order: a stop between two of them repeats the epoch and loses nothing.
+        """
+        if self.config.keep == "last":
+            self._keep(self.state.progress.history[-1])
+        self._save()
         history = self.state.progress.history
         write_text(self.out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-        kept = self.state.progress.kept(self.config.keep) + 1
-        draw_curves(history, kept, self.out / "curves.png")
+        draw_curves(history, self.state.progress.kept(self.config.keep) + 1, self.out / "curves.png")
+        self.closed = time.monotonic()
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        figures = {key: value for key, value in row.items() if key.startswith("val_")}
+        record = {**self.meta, "epoch": row["epoch"], "metrics": figures}
+        save_run(self.out, self.ready(self.state.judged), record)
 
     def _save(self) -> None:
         self.state.save(self.out / LAST, self.place.settings)

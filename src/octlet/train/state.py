@@ -97,9 +97,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def new_state(net: nn.Module, config: TrainConfig, device: torch.device) -> TrainState:
     """Return the state of a run that has not begun; `net` is moved to `device`."""
-    net = net.to(device)
-    if device.type == "cpu":
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(net, config)
     average = None
     if config.ema:

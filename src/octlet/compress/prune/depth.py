@@ -12,7 +12,7 @@ from octlet.compress.prune.channels import rebuilt
 from octlet.data.index import Progress
 from octlet.models.resnet import ResNet
 from octlet.models.spec import NetSpec
-from octlet.train.loop import Fold
+from octlet.train.showing import Fold
 
 SCANS = 48
 

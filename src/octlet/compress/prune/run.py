@@ -39,9 +39,9 @@ from octlet.train.checkpoint import (
     write_tensors,
 )
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold
 from octlet.train.objective import MatchedDistillation, Objective, Remembered
 from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, fresh_net, trained_split
+from octlet.train.showing import Fold
 from octlet.train.state import new_state
 
 STEPS = "pruning.json"
@@ -210,8 +210,7 @@ class _Job:
         """The teacher of all steps: where views come again, it answers once for all of them."""
         device = device_of(self.settings)
         net = copy.deepcopy(self.teacher).eval().to(device)
-        if device.type == "cpu":
-            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Remembered(net) if self.settings.views else net
 
     def _row(self, k: int, net: ResNet, figures: Mapping[str, float]) -> dict[str, Any]:

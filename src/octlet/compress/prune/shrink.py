@@ -23,9 +23,9 @@ from octlet.models.resnet import ResNet
 from octlet.models.spec import NetSpec
 from octlet.train.augment import augment
 from octlet.train.config import TrainConfig
-from octlet.train.loop import GRADIENTS, Fold, epoch_order, generator_for
 from octlet.train.objective import Objective
 from octlet.train.run import device_of
+from octlet.train.showing import GRADIENTS, Fold, Shown, epoch_order, generator_for
 
 
 @dataclass(frozen=True)
@@ -117,4 +117,4 @@ class Shrinking:
             picks = order[b * config.batch : (b + 1) * config.batch]
             scans, labels = self.fold.batch(picks, torch.device("cpu"))
             shown = augment(scans, config, generator_for(config.seed, 0, b, GRADIENTS))
-            objective.loss(net(shown), shown, labels).backward()  # type: ignore[no-untyped-call]
+            objective.loss(net(shown), Shown(shown, labels, None)).backward()  # type: ignore[no-untyped-call]

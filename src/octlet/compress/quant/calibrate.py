@@ -8,7 +8,7 @@ from octlet.compress.config import QuantConfig
 from octlet.compress.quant.fakequant import Watch
 from octlet.compress.quant.graph import FakeQuantised
 from octlet.data.index import Progress
-from octlet.train.loop import Fold
+from octlet.train.showing import Fold
 
 BATCH = 16
 

@@ -33,10 +33,10 @@ from octlet.train.checkpoint import (
     save_run,
 )
 from octlet.train.config import TrainConfig
-from octlet.train.loop import Fold
 from octlet.train.objective import Distillation, map_error
 from octlet.train.prior import log_shares, shift_prior
 from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, trained_split
+from octlet.train.showing import Fold, Shown
 from octlet.train.state import new_state
 
 
@@ -255,17 +255,17 @@ class QatObjective(Distillation):
         if done >= self.freeze_batch_norm:
             net.freeze_batch_norm()
 
-    def of_logits(self, logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
+    def of_logits(self, logits: Tensor, shown: Shown) -> Tensor:
         """Return the loss of shifted float32 logits (N, K)."""
-        return super().of_logits(logits + self.offset.to(logits.device), scans, labels)
+        return super().of_logits(logits + self.offset.to(logits.device), shown)
 
-    def loss(self, outputs: Outputs, scans: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Outputs, shown: Shown) -> Tensor:
         """Return the mean loss of a batch, float32; see `Objective.loss`."""
         if self.teacher is None or not self.match or not outputs.cam.numel():
-            return super().loss(outputs, scans, labels)
-        answers = self.ask(self.teacher, scans)
+            return super().loss(outputs, shown)
+        answers = self.ask(self.teacher, shown)
         offset = self.offset.to(outputs.logits.device)
-        answered = self.blend(outputs.logits.float() + offset, answers.logits, scans, labels)
+        answered = self.blend(outputs.logits.float() + offset, answers.logits, shown)
         return answered + self.match * map_error(outputs.cam.float() + offset[:, None, None], answers.cam)
 
 

@@ -8,7 +8,7 @@ from octlet.compress.answers import answers, divergence
 from octlet.compress.quant.graph import FakeQuantised
 from octlet.core.files import csv_of, replacing, write_text
 from octlet.data.index import Progress
-from octlet.train.loop import Fold
+from octlet.train.showing import Fold
 
 SCANS = 32
 COLOUR = "#0072b2"
