@@ -182,15 +182,14 @@ lite0-alone: .venv/ready scans
 TOGETHER := real/teachers
 SAID := $(BIN)/python benchmarks/held_out.py
 teachers: .venv/ready scans
-	test -d $(TOGETHER)/split || { $(BIN)/octlet data check $(OCTLET_DATA) --out $(TOGETHER)/check && \
-	    $(BIN)/octlet data split $(TOGETHER)/check/index.csv --folds 5 --val 0.1 --out $(TOGETHER)/split; }
-	for k in 0 1 2 3 4; do benchmarks/teachers.sh $(TOGETHER) $(TOGETHER)/split $$k || exit 1; done
+	$(BIN)/octlet run recipes/teachers.toml --out $(TOGETHER)
 	mkdir -p docs/results/teachers
-	for name in dense longer larger 18 10; do $(SAID) docs/results/teachers/$$name.csv $(OCTLET_DATA) \
-	    --prior-shift 0.25 "$(TOGETHER)/fold-{k}/$$name" || exit 1; done
+	for row in dense=train longer=teacher-1 larger=teacher-2 18=2-distill 10=4-distill; do \
+	    $(SAID) docs/results/teachers/$${row%=*}.csv $(OCTLET_DATA) --prior-shift 0.25 \
+	    "$(TOGETHER)/fold-{k}/$${row#*=}" || exit 1; done
 	$(SAID) docs/results/teachers/three.csv $(OCTLET_DATA) --prior-shift 0.25 \
-	    $(foreach name,dense longer larger,"$(TOGETHER)/fold-{k}/$(name)")
-	for k in 0 1 2 3 4; do cp $(TOGETHER)/fold-$$k/dense/metrics.jsonl docs/results/teachers/training-fold-$$k.jsonl; done
+	    $(foreach name,train teacher-1 teacher-2,"$(TOGETHER)/fold-{k}/$(name)")
+	for k in 0 1 2 3 4; do cp $(TOGETHER)/fold-$$k/train/metrics.jsonl docs/results/teachers/training-fold-$$k.jsonl; done
 	$(MAKE) teachers-beside
 
 .PHONY: teachers-beside

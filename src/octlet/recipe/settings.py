@@ -237,7 +237,7 @@ def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
     train = {**PRESETS.get(preset, {}), **train}
     data = dict(plain.get("data", {}))
     steps = step_tables(plain.get("compress", []))
-    teachers = _teachers(plain.get("teacher", []), train)
+    teachers = _teacher_tables(plain.get("teacher", []), train)
     trainings = (train, *teachers, *(each["train"] for each in steps))
     for table, key in ((data, "path"), *((each, "weights") for each in trainings)):
         if str(table.get(key, "")).startswith("$"):
@@ -245,22 +245,29 @@ def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
     tables: dict[str, Any] = {
         key: from_mapping(kind, plain.get(key, {}), key) for key, kind in _TABLES.items() if key != "data"
     }
+    first, *others = _trainings(train, teachers)
     return Recipe(
         name=name,
         data=from_mapping(DataSettings, data, "data"),
-        train=from_mapping(TrainConfig, train, "train"),
-        teacher=tuple(from_mapping(TrainConfig, each, "teacher") for each in teachers),
+        train=first,
+        teacher=tuple(others),
         compress=read_steps(steps, len(teachers)),
         **tables,
     )
 
 
-def _teachers(plain: Any, train: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _teacher_tables(plain: Any, train: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the settings of the further dense trainings, those of [train] where they give none."""
     if not isinstance(plain, list) or not all(isinstance(each, dict) for each in plain):
         raise UsageError(f"teacher is a list of tables, not {plain!r}", remedy="write [[teacher]]")
-    found = [{**train, **each} for each in plain]
-    if any(each in [dict(train), *found[:k]] for k, each in enumerate(found)):
+    return [{**train, **each} for each in plain]
+
+
+def _trainings(train: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]) -> list[TrainConfig]:
+    """Return what [train] and each [[teacher]] say; UsageError where two of them say the same."""
+    found = [from_mapping(TrainConfig, train, "train")]
+    found += (from_mapping(TrainConfig, each, "teacher") for each in teachers)
+    if len(set(found)) < len(found):
         rule = "a [[teacher]] has the settings of another, or of [train], and would be the same network"
         raise UsageError(rule, remedy="give it another seed")
     return found

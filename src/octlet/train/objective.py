@@ -110,7 +110,7 @@ class Distillation(Objective):
 
 
 class Remembered(nn.Module):
-    """A teacher that is asked once for each version of a scan, told apart by `Shown.keys`.
+    """A teacher whose answers are kept for each version of a scan, told apart by `Shown.keys`.
 
     It pays where the same augmented versions come again, see `TrainConfig.views` (Shen and Xing 2022,
     arXiv:2112.01528: answers that are kept instead of computed again for each epoch). Embeddings, thousands
@@ -127,15 +127,17 @@ class Remembered(nn.Module):
         return [key for key in dict.fromkeys(keys) if key not in self._known]
 
     def forward(self, scans: Tensor, keys: tuple[int, ...] | None = None) -> Outputs:
-        """Map scans (N, 1, S, S) to `Outputs`; scans that are never shown again have no keys."""
+        """Map scans (N, 1, S, S) to `Outputs`; scans that are never shown again have no keys.
+
+        Where any of them is new the teacher is asked for all: batches of one size are planned only once.
+        """
         if keys is None:
             return Outputs(*self.teacher(scans.contiguous(memory_format=torch.channels_last)))
-        if new := self.unknown(keys):
-            places = [keys.index(key) for key in new]
-            answers = self.teacher(scans[places].contiguous(memory_format=torch.channels_last))
+        if self.unknown(keys):
+            answers = self.teacher(scans.contiguous(memory_format=torch.channels_last))
             if not self.embeddings:
                 answers = answers._replace(embedding=answers.embedding[:, :0])
-            self._known |= zip(new, zip(*answers, strict=True), strict=True)
+            self._known |= zip(keys, zip(*answers, strict=True), strict=True)
         return Outputs(*(torch.stack(rows) for rows in zip(*(self._known[key] for key in keys), strict=True)))
 
 

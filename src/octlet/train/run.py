@@ -189,6 +189,8 @@ def carry_out(
         finished = fit(state, *folds, config, device_of(config), watcher, objective)
     if not finished:
         state.save(place.out / LAST, place.settings)
+        if state.progress.history:
+            watcher.record()
         rule = "stopped; everything up to the last step is saved"
         raise StoppedError(rule, path=place.out, remedy="continue with --resume")
     watcher.close()
@@ -348,10 +350,14 @@ class _RunWatcher:
         if self.config.keep == "last":
             self._keep(self.state.progress.history[-1])
         self._save()
+        self.record()
+        self.closed = time.monotonic()
+
+    def record(self) -> None:
+        """Write the history for readers; its source is the saved state."""
         history = self.state.progress.history
         write_text(self.out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
         draw_curves(history, self.state.progress.kept(self.config.keep) + 1, self.out / "curves.png")
-        self.closed = time.monotonic()
 
     def _keep(self, row: dict[str, Any]) -> None:
         figures = {key: value for key, value in row.items() if key.startswith("val_")}

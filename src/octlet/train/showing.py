@@ -32,8 +32,8 @@ class Fold:
 
     def batch(self, picks: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return normalised scans (n, 1, S, S) and labels (n,) at positions `picks`."""
-        scans = normalise(np.asarray(self.scans[self.rows[picks]]))
-        return torch.from_numpy(scans).to(device), torch.from_numpy(self.labels[picks]).to(device)
+        scans = torch.from_numpy(normalise(self.scans[self.rows[picks]]))
+        return scans.to(device), torch.from_numpy(self.labels[picks]).to(device)
 
     def sample(self, n: int) -> "Fold":
         """Return n of its scans (all, if it has fewer) by a fixed draw."""
@@ -137,9 +137,13 @@ class Showing:
         return _views(len(self.fold), self.config).at(keys).of(scans), labels
 
     def batches(self, keys: Sequence[int]) -> Iterator[Shown]:
-        """Yield versions of scans, a batch at a time."""
+        """Yield versions of scans, a batch at a time; the last one is filled by repeating its own.
+
+        A GPU's libraries plan anew, for seconds, for every number of scans that they have not met.
+        """
         for first in range(0, len(keys), self.config.batch):
-            yield self.versions(np.array(keys[first : first + self.config.batch], dtype=np.int64))
+            some = np.array(keys[first : first + self.config.batch], dtype=np.int64)
+            yield self.versions(np.resize(some, self.config.batch))
 
 
 @lru_cache(maxsize=2)
