@@ -24,7 +24,6 @@ from octlet.train.objective import (
     Distillation,
     MatchedDistillation,
     Objective,
-    Remembered,
     cam_distance,
     distillation,
     map_error,
@@ -32,7 +31,7 @@ from octlet.train.objective import (
     similarity_distance,
 )
 from octlet.train.prior import log_shares, shift_prior
-from octlet.train.showing import Fold, Showing, Shown
+from octlet.train.showing import Fold, Shown
 from octlet.train.state import new_state
 
 TINY = NetSpec("v2", 8, ((UnitSpec((8, 8, 8), 1, True),),))
@@ -246,57 +245,6 @@ def test_matching_is_computed_in_float32_whatever_the_networks_arithmetic():
     ]
     assert {each.dtype for each in found} == {torch.float32}
     assert len({float(each) for each in found}) == 1
-
-
-class Counting(nn.Module):
-    asked = 0
-
-    def forward(self, scans: torch.Tensor) -> Outputs:
-        self.asked += len(scans)
-        return tiny()(scans)
-
-
-@pytest.mark.parametrize("embeddings", [False, True])
-def test_a_teacher_that_remembers_says_the_same_and_is_asked_only_for_what_is_new(embeddings):
-    scans, teacher = numbers(14, 5, 1, 32, 32), Counting()
-    remembered = Remembered(teacher, embeddings=embeddings)
-    assert remembered.unknown([3, 1, 3]) == [3, 1]
-    with torch.no_grad():
-        for picks in ([0, 1, 1], [1, 2, 0, 3], [3, 3], [4]):
-            found, expected = remembered(scans[picks], tuple(picks)), tiny()(scans[picks])
-            torch.testing.assert_close(found.logits, expected.logits)
-            torch.testing.assert_close(found.cam, expected.cam)
-            assert found.embedding.shape[1] == (expected.embedding.shape[1] if embeddings else 0)
-        assert teacher.asked == 3 + 4 + 0 + 1
-        remembered(scans[:2], None)  # of scans that never come again
-        remembered(scans[:2], None)
-    assert teacher.asked == 3 + 4 + 0 + 1 + 2 + 2
-    assert remembered.unknown(range(7)) == [5, 6]
-
-
-@pytest.mark.parametrize("views", [0, 2])
-def test_a_teacher_that_remembers_is_asked_before_the_epoch_for_what_is_new_in_it(views):
-    rng = np.random.default_rng(0)
-    fold = Fold(rng.integers(0, 256, (7, 32, 32), np.uint8), np.arange(7), np.arange(7) % 4)
-    config = TrainConfig(batch=3, views=views, amp="off", balanced=False)
-    teacher = Counting()
-    remembered = Remembered(teacher)
-    objective = Distillation(0.0, remembered, 1.0, 1.0, half=False)
-    new = []
-    for epoch in range(9):
-        showing = Showing(fold, config, epoch, torch.device("cpu"))
-        new.append(len(remembered.unknown(showing.keys.tolist() if views else [])))
-        before = teacher.asked
-        parts = len(list(objective.meet(showing)))
-        assert parts == -(-new[-1] // 3)
-        assert teacher.asked - before == parts * 3  # full batches, whatever is new
-    assert new[0] == (7 if views else 0)
-    assert sum(new) == 7 * views
-    asked = teacher.asked
-    for step in range(3 if views else 0):
-        shown = Showing(fold, config, 0, torch.device("cpu")).step(step, torch.Generator())
-        torch.testing.assert_close(objective.ask(remembered, shown).logits, tiny()(shown.scans).logits)
-    assert teacher.asked == asked
 
 
 def test_log_shares_are_those_of_the_training_scans():

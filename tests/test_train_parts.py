@@ -15,7 +15,7 @@ from octlet.train.config import TrainConfig
 from octlet.train.loop import fit, validate
 from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
-from octlet.train.showing import Fold, Showing, epoch_order, generator_for, steps_per_epoch
+from octlet.train.showing import Fold, epoch_order, generator_for, steps_per_epoch
 from octlet.train.state import Progress, make_optimizer, new_state
 
 STILL = TrainConfig(flip=False, rotate=0, zoom=0, shift=0, brightness=0, contrast=0, speckle=0)
@@ -220,68 +220,6 @@ class Silent:
 
     def epoch(self, row: dict[str, object], *, best: bool) -> None:
         pass
-
-
-class Watched(Objective):
-    """Keeps the scans that the network is shown."""
-
-    def loss(self, outputs, shown):
-        seen.extend(scan.numpy().tobytes() for scan in shown.scans)
-        return super().loss(outputs, shown)
-
-
-seen: list[bytes] = []
-
-
-@pytest.mark.parametrize(("views", "expected"), [(0, 6 * 9 * 12), (3, 3 * 12)])
-def test_views_come_again_whatever_the_seed(views, expected):
-    seen.clear()
-    rng = np.random.default_rng(0)
-    scans = Fold(rng.integers(0, 256, (12, 32, 32), np.uint8), np.arange(12), np.repeat(np.arange(4), 3))
-    for seed in range(6):
-        config = TrainConfig(epochs=9, batch=4, amp="off", views=views, balanced=False, seed=seed)
-        state = new_state(build(TINY), config, torch.device("cpu"))
-        assert fit(state, scans, scans, config, torch.device("cpu"), Silent(), Watched())
-    assert len(seen) == 6 * 9 * 12
-    assert len(set(seen)) == expected
-
-
-def noise_fold(n: int = 12) -> Fold:
-    levels = np.random.default_rng(0).integers(60, 200, (n, 32, 32), np.uint8)
-    return Fold(levels, np.arange(n), np.arange(n) % 4)
-
-
-@pytest.mark.parametrize("views", [0, 3])
-def test_mixed_scans_are_blends_of_two_and_so_are_their_labels(views):
-    """Solved for: with nothing else changed, a blend's share of a scan is its share of that one's label."""
-    scans = noise_fold(4)
-    config = replace(STILL, mixup=0.5, views=views, batch=4, balanced=False)
-    plain = torch.from_numpy(normalise(scans.scans)).flatten(1)
-    mixed = 0
-    for epoch in range(30):
-        showing = Showing(scans, config, epoch, torch.device("cpu"))
-        shown = showing.step(0, showing.generator(0))
-        shares = torch.linalg.lstsq(plain.T, shown.scans.flatten(1).T).solution.T
-        torch.testing.assert_close(shares, shown.labels, atol=1e-4, rtol=0)
-        torch.testing.assert_close(shown.labels.sum(1), torch.ones(4))
-        assert (shown.labels > 1e-6).sum(1).max() <= 2
-        assert shown.likeliest.tolist() == shares.argmax(1).tolist()
-        mixed += int((shown.labels.max(1).values < 1).sum())
-    assert 35 < mixed < 80
-
-
-def test_a_version_is_the_same_by_itself_and_among_others():
-    config = TrainConfig(views=4, mixup=0.5, batch=5)
-    showing = Showing(noise_fold(), config, 0, torch.device("cpu"))
-    keys = np.array([3, 47, 20, 20, 11])
-    together = showing.versions(keys)
-    assert together.keys == (3, 47, 20, 20, 11)
-    for i in range(len(keys)):
-        alone = showing.versions(keys[i : i + 1])
-        torch.testing.assert_close(alone.scans[0], together.scans[i])
-        torch.testing.assert_close(alone.labels[0], together.labels[i])
-    whole = list(showing.batches(list(range(12))))
-    assert [each.keys for each in whole] == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9), (10, 11, 10, 11, 10)]
 
 
 def test_patience_stops_a_run_that_no_longer_gets_better():
