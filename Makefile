@@ -200,6 +200,15 @@ teachers-beside: .venv/ready
 	cp $(TOGETHER)/beside/table.csv docs/results/teachers/table.csv
 	cp $(TOGETHER)/beside/difference.png docs/results/teachers/difference.png
 
+# What training's own chance is worth: the dense network and the small ones, each trained several times
+.PHONY: repeats
+KEPT := docs/results
+repeats: .venv/ready
+	$(BIN)/python benchmarks/repeats.py docs/results/repeats.csv \
+	    "dense=$(KEPT)/resnet101v2/predictions.csv,$(KEPT)/teachers/dense.csv,$(KEPT)/teachers/longer.csv,$(KEPT)/teachers/larger.csv" \
+	    "18 and 20 %, int8=$(KEPT)/release/predictions.csv,$(KEPT)/frontier/predictions/0.18-int8.csv,$(KEPT)/frontier/predictions/0.2-int8.csv" \
+	    "18 and 10 %, taught by three=$(KEPT)/teachers/18.csv,$(KEPT)/teachers/10.csv"
+
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
 peers: .venv/ready scans
 	$(NNCF) $(ONE) benchmarks/peers.py docs/results/peers.csv $(OCTLET_DATA) real/finetune/split --work real/peers \

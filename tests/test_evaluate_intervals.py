@@ -12,7 +12,7 @@ from octlet.core.errors import InputError, UsageError
 from octlet.core.files import dump_json
 from octlet.core.labels import LABELS
 from octlet.evaluate import bootstrap
-from octlet.evaluate.paired import compare, mcnemar_exact
+from octlet.evaluate.paired import compare, compare_trainings, mcnemar_exact
 from octlet.evaluate.predictions import Predictions
 from octlet.evaluate.summary import OVERALL, summarise
 
@@ -263,6 +263,42 @@ def test_a_comparison_agrees_with_two_summaries_and_a_loop():
     for label in LABELS:
         gained = other["per_class"][label]["sensitivity"] - one["per_class"][label]["sensitivity"]
         assert found["difference"]["sensitivity"][label]["value"] == pytest.approx(gained)
+
+
+def test_trainings_are_averaged_and_agree_with_a_loop():
+    references = [simulated(), simulated(seed=1)]
+    models = [simulated(seed=seed, skill=1.8) for seed in (2, 3, 4)]
+    turned = [models[0], models[1].select(np.arange(120)[::-1]), models[2]]
+    found = compare_trainings(references, turned, seed=4, resamples=100)["difference"]["balanced_accuracy"]
+    cluster, clusters = bootstrap.clusters_of(references[0].patients)
+
+    def mean(of, rows):
+        return np.mean([oracle.balanced_accuracy_score(p.labels[rows], p.predicted[rows]) for p in of])
+
+    draws = np.random.default_rng(4).integers(clusters, size=(100, clusters))
+    rows = [np.concatenate([np.flatnonzero(cluster == patient) for patient in draw]) for draw in draws]
+    differences = [mean(models, each) - mean(references, each) for each in rows]
+    low, high = np.quantile(differences, [0.025, 0.975])
+    everyone = np.arange(120)
+    value = mean(models, everyone) - mean(references, everyone)
+    assert found == pytest.approx({"value": value, "low": low, "high": high})
+
+
+def test_more_trainings_narrow_the_interval():
+    dense = [simulated(n=400, patients=200, seed=seed) for seed in range(5)]
+    small = [simulated(n=400, patients=200, seed=seed) for seed in range(5, 10)]
+    widths = []
+    for count in (1, 5):
+        told = compare_trainings(dense[:count], small[:count], resamples=300)["difference"]
+        widths.append(told["balanced_accuracy"]["high"] - told["balanced_accuracy"]["low"])
+    assert widths[1] < 0.6 * widths[0]
+
+
+def test_trainings_on_other_scans_are_refused():
+    with pytest.raises(InputError, match="another reference"):
+        compare_trainings([simulated(), simulated(n=119)], [simulated()], resamples=100)
+    with pytest.raises(InputError, match="and not in 'model'"):
+        compare_trainings([simulated()], [simulated(n=119)], resamples=100)
 
 
 def test_the_four_counts_are_those_of_the_scans():

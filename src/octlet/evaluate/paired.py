@@ -1,5 +1,6 @@
 """Two models on the same scans: McNemar's exact test, and intervals of model minus reference."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,20 +38,47 @@ def compare(
     Raises UsageError for a margin outside 0 to 1, and InputError, naming the first difference, where scans,
     labels or patients differ.
     """
+    model = matched(reference, model, names)
+    found = compare_trainings([reference], [model], margin=margin, seed=seed, resamples=resamples)
+    return found | {"discordant": _discordant(reference, model)}
+
+
+def compare_trainings(
+    references: Sequence[Predictions],
+    models: Sequence[Predictions],
+    *,
+    margin: float = MARGIN,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """Return `difference` and `not_inferior` of one way of making a network against another.
+
+    Each way was carried out once or more, by other seeds or on other machines, and every network said the
+    same scans. `difference` is the mean over the models minus the mean over the references: what to expect of
+    the way, of which the chance of a single training is a smaller part the more there are. The intervals draw
+    patients, the same for all, and no trainings: they hold for the mean of these.
+    Raises UsageError for a margin outside 0 to 1, InputError where scans, labels or patients differ.
+    """
     if not 0 < margin < 1:
         raise UsageError(f"a non-inferiority margin lies between 0 and 1, not {margin}")
-    model = matched(reference, model, names)
-    statistics = _Differences(reference, model)
-    values = statistics(np.ones((statistics.clusters, 1)))[0]
-    drawn = resample(reference.patients, statistics, resamples=resamples, seed=seed).T
-    support = statistics.supporting_patients()
+    first, *others = references
+    ours = [first, *(matched(first, each, ("reference", "another reference")) for each in others)]
+    theirs = [matched(first, each, ("reference", "model")) for each in models]
+    pairs = [_Differences(one, other) for one in ours for other in theirs]
+
+    def statistics(weights: Floats) -> Floats:
+        found: Floats = np.mean([pair(weights) for pair in pairs], axis=0)
+        return found
+
+    values = statistics(np.ones((pairs[0].clusters, 1)))[0]
+    drawn = resample(first.patients, statistics, resamples=resamples, seed=seed).T
+    support = pairs[0].supporting_patients()
     estimates = [estimate(*row) for row in zip(values, drawn, support, strict=True)]
     overall = dict(zip(OVERALL, estimates, strict=False))
     low = overall["balanced_accuracy"]["low"]
     sensitivity = dict(zip(LABELS, estimates[len(OVERALL) :], strict=True))
     return {
         "difference": {**overall, "sensitivity": sensitivity},
-        "discordant": _discordant(reference, model),
         "not_inferior": low is not None and low > -margin,
     }
 
