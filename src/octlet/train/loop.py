@@ -53,7 +53,7 @@ def train_epoch(
     showing = Showing(fold, config, place.epoch, device)
     began = time.monotonic()
     for _ in objective.meet(showing):
-        if watcher.step(place.epoch * steps + place.step, total, math.nan):
+        if watcher.step(place.epoch * steps + place.step, total, place.loss_sum / max(place.seen, 1)):
             return False
     place.seconds += time.monotonic() - began
     state.net.train()
