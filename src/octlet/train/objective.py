@@ -91,12 +91,9 @@ class Distillation(Objective):
 
     def ask(self, teacher: nn.Module, shown: Shown) -> Outputs:
         """Return what a teacher says of scans: float32, without a gradient."""
-        device = shown.scans.device.type
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self.half):
-            if isinstance(teacher, Remembered):
-                answers = teacher(shown.scans, shown.keys)
-            else:
-                answers = teacher(shown.scans.contiguous(memory_format=torch.channels_last))
+        scans = shown.scans.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), torch.autocast(scans.device.type, torch.bfloat16, enabled=self.half):
+            answers = teacher(scans, shown.keys) if isinstance(teacher, Remembered) else teacher(scans)
         return Outputs(*(each.float() for each in answers))
 
     def blend(self, logits: Tensor, answers: Tensor, shown: Shown) -> Tensor:
@@ -132,9 +129,9 @@ class Remembered(nn.Module):
         Where any of them is new the teacher is asked for all: batches of one size are planned only once.
         """
         if keys is None:
-            return Outputs(*self.teacher(scans.contiguous(memory_format=torch.channels_last)))
+            return Outputs(*self.teacher(scans))
         if self.unknown(keys):
-            answers = self.teacher(scans.contiguous(memory_format=torch.channels_last))
+            answers = self.teacher(scans)
             if not self.embeddings:
                 answers = answers._replace(embedding=answers.embedding[:, :0])
             self._known |= zip(keys, zip(*answers, strict=True), strict=True)
