@@ -20,7 +20,7 @@ from octlet.core.labels import LABELS, NOTICE
 from octlet.data.phantom import simulate
 from octlet.export.card import render_card
 from octlet.export.onnx import check_parity, torch_outputs
-from octlet.export.package import LICENCE, export_run
+from octlet.export.package import LICENCE, export_run, golden_vectors
 from octlet.models.resnet import ResNet
 from octlet.runtime.engines import onnxruntime
 from octlet.runtime.predictor import Predictor
@@ -99,6 +99,35 @@ def test_the_golden_inputs_are_simulated(model_file: Path) -> None:
         largest = np.abs(shown.astype(int) - phantom).max()
         assert largest == 0 if vector.name.endswith(".png") else largest < 100
     assert [vector.name.rpartition(".")[2] for vector in vectors] == ["jpeg", "png", "jpeg", "png"]
+
+
+class Says(torch.nn.Module):
+    """A network that gives these logits, one scan after the other, whatever it is shown."""
+
+    def __init__(self, *leads: float) -> None:
+        super().__init__()
+        self.leads, self.shown = list(leads), 0
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self.shown += 1
+        logits = torch.tensor([[1.0, 1.0 - (self.leads.pop(0) if self.leads else 0.5), 0.0, 0.0]])
+        return logits, logits[..., None, None], logits
+
+
+def test_a_golden_scan_that_stands_between_two_labels_is_drawn_again() -> None:
+    limits = Tolerances(logits=0.03)
+    clear = golden_vectors(Says(), 64, limits)
+    net = Says(0.0, 0.11, 0.13)  # the tolerance's double, and double again, is 0.12
+    drawn = golden_vectors(net, 64, limits)
+    assert net.shown == 6
+    assert [each.name for each in drawn] == [each.name for each in clear]
+    assert drawn[0].outputs.logits[0, 1] == pytest.approx(0.87)
+    rng = np.random.default_rng(2018)
+    third = [simulate("CNV", rng, shape=(496, 512)).pixels for _ in range(3)][2]
+    assert np.abs(decode(drawn[0].image, drawn[0].name).astype(int) - third).max() < 100
+    never = golden_vectors(Says(*[0.0] * 5, 0.1, *[0.0] * 58), 64, limits)
+    assert never[0].outputs.logits[0, 1] == pytest.approx(0.9)  # none is clear: the clearest
+    assert [np.ptp(each.outputs.logits[0, :2]) for each in never[1:]] == [0, 0, 0]
 
 
 def test_parity_is_a_gate(model_file: Path, net: ResNet, tiny_run: Path) -> None:

@@ -10,7 +10,10 @@ from octlet.core.bundle import open_bundle
 from octlet.core.errors import ModelFileError, OctletError
 
 DEMO = PROJECT / "demo/model.octlet"
-_TRAINING = ("--model", "resnet18", "--size", "64", "--batch", "8", "--epochs", "3", "--lr", "0.001")
+# Enough to tell the classes apart: of one that guesses, every other image stands between two labels, and the
+# integers' gate at export finds it (3 epochs on 80 scans: 99.0 % of labels the same, 99.5 % asked).
+_SCANS = 320
+_TRAINING = ("--model", "resnet18", "--size", "64", "--batch", "8", "--epochs", "8", "--lr", "0.001")
 _IMAGES = 200  # on which export compares the engine with torch: the fewest that it takes
 
 
@@ -33,7 +36,7 @@ def models(folder: Path) -> tuple[Path, ...]:
     if not (_readable(floats) and _readable(integers)):
         say("training a small network on simulated scans")
         run = made / f"run-{len(list(made.glob('run-*')))}"  # a verb writes over no run
-        _octlet("data", "phantom", run / "scans", "--n", 80, "--seed", 7)
+        _octlet("data", "phantom", run / "scans", "--n", _SCANS, "--seed", 7)
         data = ("--data", run / "scans")
         _octlet("train", *data, "--out", run / "float", *_TRAINING)
         _octlet("quantize", run / "float", *data, "--method", "ptq", "--out", run / "int8")
