@@ -200,19 +200,29 @@ teachers-beside: .venv/ready
 	cp $(TOGETHER)/beside/table.csv docs/results/teachers/table.csv
 	cp $(TOGETHER)/beside/difference.png docs/results/teachers/difference.png
 
-# To a tenth of the multiply-accumulates, floats: recipes/ten.toml, hours on two cores. Needs no `make` before
-.PHONY: ten
+# To a tenth of the multiply-accumulates, and on to a fiftieth: hours on two cores. Neither needs a `make` before
+.PHONY: ten two
 TEN := docs/results/ten
 ten: .venv/ready scans
 	$(BIN)/octlet run recipes/ten.toml --out real/ten
 	mkdir -p $(TEN)
 	$(SAID) $(TEN)/dense.csv $(OCTLET_DATA) --prior-shift 0.25 "real/ten/fold-{k}/train"
 	$(SAID) $(TEN)/10.csv $(OCTLET_DATA) --prior-shift 0.25 "real/ten/fold-{k}/2-distill"
-	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv $(TEN)/dense.csv $(TEN)/10.csv \
-	    --name "make real" --name "dense again" --name "10 %" --out real/ten/beside
+	cp real/ten/compressed-evaluation/predictions.csv $(TEN)/10-int8.csv
+	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv $(TEN)/dense.csv $(TEN)/10.csv $(TEN)/10-int8.csv \
+	    --name "make real" --name "dense again" --name "10 %" --name "10 %, int8" --out real/ten/beside
 	cp real/ten/beside/table.csv $(TEN)/table.csv
-	$(BIN)/octlet compare $(TEN)/dense.csv $(TEN)/10.csv --name dense --name "10 %" --out real/ten/paired
+	$(BIN)/octlet compare $(TEN)/dense.csv $(TEN)/10.csv $(TEN)/10-int8.csv \
+	    --name dense --name "10 %" --name "10 %, int8" --out real/ten/paired
 	cp real/ten/paired/table.csv $(TEN)/paired.csv
+
+two: .venv/ready scans
+	$(BIN)/octlet run recipes/two.toml --out real/two
+	$(SAID) $(TEN)/2.csv $(OCTLET_DATA) --prior-shift 0.25 "real/two/fold-{k}/4-distill"
+	cp real/two/compressed-evaluation/predictions.csv $(TEN)/2-int8.csv
+	$(BIN)/octlet compare $(TEN)/dense.csv $(TEN)/2.csv $(TEN)/2-int8.csv \
+	    --name dense --name "2 %" --name "2 %, int8" --out real/two/paired
+	cp real/two/paired/table.csv $(TEN)/two.csv
 
 # What training's own chance is worth: the dense network and the small ones, each trained several times
 .PHONY: repeats
@@ -222,6 +232,7 @@ repeats: .venv/ready
 	    "dense=$(KEPT)/resnet101v2/predictions.csv,$(KEPT)/teachers/dense.csv,$(KEPT)/teachers/longer.csv,$(KEPT)/teachers/larger.csv,$(KEPT)/ten/dense.csv" \
 	    "18 and 20 %, int8=$(KEPT)/release/predictions.csv,$(KEPT)/frontier/predictions/0.18-int8.csv,$(KEPT)/frontier/predictions/0.2-int8.csv" \
 	    "10 %, taught by one=$(KEPT)/ten/10.csv" \
+	    "10 %, int8, taught by one=$(KEPT)/ten/10-int8.csv" \
 	    "18 and 10 %, taught by three=$(KEPT)/teachers/18.csv,$(KEPT)/teachers/10.csv"
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
