@@ -85,6 +85,8 @@ class PruneConfig:
         floor: share of a layer's channels that always stays.
         units: share of the removable residual units that is left out by the end, those that change the
             answers least.
+        restore: channels of ResNet V2: after each cut, before its training, bring every layer's outputs back
+            to the mean and spread that they had before (`octlet.compress.prune.restore`).
         batches: training batches whose gradients give Taylor scores.
         rewind: weights: what follows the removal: "no" trains gently on; "rate" repeats the training that the
             run had (Renda et al. 2020, arXiv:2003.02389); "weights" also begins it from the weights that the
@@ -105,6 +107,7 @@ class PruneConfig:
     round_to: int = 16
     floor: float = 0.1
     units: float = 0.0
+    restore: bool = False
     batches: int = 8
     rewind: Literal["no", "rate", "weights"] = "no"
     last_epochs: int = 0
@@ -114,6 +117,9 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "prune", _PRUNE_RANGES)
+        if self.restore and self.what == "weights":
+            rule = "prune.restore goes with whole channels"
+            raise UsageError(rule, remedy="leave out --unstructured, or it")
         if self.rewind != "no" and self.what == "channels":
             rule = f"prune.rewind = '{self.rewind}' goes with single weights"
             raise UsageError(rule, remedy="add --unstructured, or leave it")

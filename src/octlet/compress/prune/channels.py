@@ -57,6 +57,7 @@ class Dependencies:
         score = _scorer(importance)
         self._groups: dict[tuple[str, ...], Any] = {}
         self.groups: list[ChannelGroup] = []
+        self.kept: dict[str, torch.Tensor] = {}  # by `without`: the channels that stay of a convolution's
         with torch.enable_grad():  # it follows what autograd records
             self._graph = torch_pruning.DependencyGraph().build_dependency(
                 LinearHead(net), torch.zeros(1, net.spec.channels, _TRACED, _TRACED)
@@ -77,6 +78,8 @@ class Dependencies:
         """
         for group in self.groups:
             lost = group.least(len(group.scores) - widths[group.layers])
+            stays = np.setdiff1d(np.arange(len(group.scores)), lost)
+            self.kept |= dict.fromkeys(group.layers, torch.from_numpy(stays))
             if lost:
                 root = self._groups[group.layers][0].dep
                 self._graph.get_pruning_group(root.target.module, root.handler, lost).prune()

@@ -30,16 +30,25 @@ def removable(spec: NetSpec) -> list[Unit]:
     ]
 
 
+def renamed_without(spec: NetSpec, units: Iterable[Unit]) -> dict[str, str]:
+    """Return every unit's prefix, "layer1.0.", and the one that it has without these; "" for one of these."""
+    gone = set(units)
+    renamed: dict[str, str] = {}
+    for i, stage in enumerate(spec.stages):
+        kept = [u for u in range(len(stage)) if (i, u) not in gone]
+        renamed |= {f"layer{i + 1}.{u}.": "" for u in range(len(stage))}
+        renamed |= {f"layer{i + 1}.{u}.": f"layer{i + 1}.{new}." for new, u in enumerate(kept)}
+    return renamed
+
+
 def without_units(net: ResNet, units: Iterable[Unit]) -> ResNet:
     """Return a fresh network without these `removable` units; those behind them are counted anew."""
     gone = set(units)
-    stages = []
-    renamed: dict[str, str] = {}
-    for i, stage in enumerate(net.spec.stages):
-        kept = [u for u in range(len(stage)) if (i, u) not in gone]
-        stages.append(tuple(stage[u] for u in kept))
-        renamed |= {f"layer{i + 1}.{u}.": f"layer{i + 1}.{new}." for new, u in enumerate(kept)}
-        renamed |= {f"layer{i + 1}.{u}.": "" for u in range(len(stage)) if u not in kept}
+    stages = [
+        tuple(unit for u, unit in enumerate(stage) if (i, u) not in gone)
+        for i, stage in enumerate(net.spec.stages)
+    ]
+    renamed = renamed_without(net.spec, gone)
     state = {}
     for key, tensor in net.state_dict().items():
         old = ".".join(key.split(".")[:2]) + "."

@@ -21,6 +21,7 @@ from octlet.compress.config import PRUNE_TRAINING, PruneConfig
 from octlet.compress.cost import cost_of
 from octlet.compress.prune.channels import rebuilt
 from octlet.compress.prune.figure import draw_pruning
+from octlet.compress.prune.restore import scaled
 from octlet.compress.prune.shrink import Shrinking
 from octlet.compress.prune.sparsity import hold_zeros, sparsity_of, zipped_bytes
 from octlet.core.errors import InputError, UsageError
@@ -86,13 +87,15 @@ def prune_run(
 
     Raises:
         InputError, ModelFileError: no run, a damaged or quantised one; a teacher of another split.
-        UsageError: `out` holds another run; settings that do not fit.
+        UsageError: `out` holds another run; settings that do not fit each other or the network.
         GateError: so few MACs cannot be reached.
         StoppedError: after a signal, with the state saved.
     """
     told = feedback or Feedback()
     trained = load_float_run(run)
     settings = pruning_training(trained.meta, training, config)
+    if config.restore:
+        scaled(trained.net.spec)  # or it is refused now
     split = trained_split(run, trained.meta)
     master = trained if teacher is None else load_float_run(teacher)
     if teacher is not None and trained_split(teacher, master.meta) != split:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from octlet.compress.config import PruneConfig
 from octlet.compress.cost import cost_of
+from octlet.compress.prune import restore
 from octlet.compress.prune.channels import (
     Bounds,
     ChannelGroup,
@@ -16,7 +18,7 @@ from octlet.compress.prune.channels import (
     widths_of,
     with_widths,
 )
-from octlet.compress.prune.depth import rank_units, removable, without_units
+from octlet.compress.prune.depth import Unit, rank_units, removable, renamed_without, without_units
 from octlet.compress.prune.sparsity import kernels, sparsify
 from octlet.data.index import Progress
 from octlet.models.resnet import ResNet
@@ -26,6 +28,8 @@ from octlet.train.config import TrainConfig
 from octlet.train.objective import Objective
 from octlet.train.run import device_of
 from octlet.train.showing import GRADIENTS, Fold, Shown, epoch_order, generator_for
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,17 @@ class Shrinking:
         """Return the network that step k, from 1, leaves of `net`, in eval mode; `net` is used up."""
         if self.config.what == "weights":
             return self._fewer_weights(net, k)
-        return self._fewer_channels(self._fewer_units(net, k), k)
+        if not self.config.restore:
+            return self._fewer_channels(self._fewer_units(net, k), k)[0]
+        scans, _ = self.fold.sample(restore.SCANS).batch(np.arange(min(restore.SCANS, len(self.fold))), CPU)
+        wanted = restore.measured(net, scans)
+        due = self._units_due(net, k)
+        wanted = dict(restore.without_units(wanted, renamed_without(net.spec, due)))
+        net = without_units(net, due)
+        spec = net.spec
+        net, kept = self._fewer_channels(net, k)
+        restore.bring_back(net, restore.without_channels(wanted, spec, kept), scans)
+        return net
 
     def _fewer_weights(self, net: ResNet, k: int) -> ResNet:
         left = (1 - self.config.sparsity) ** (k / self.config.steps)
@@ -67,18 +81,23 @@ class Shrinking:
         return again.eval()
 
     def _fewer_units(self, net: ResNet, k: int) -> ResNet:
+        due = self._units_due(net, k)
+        return without_units(net, due) if due else net
+
+    def _units_due(self, net: ResNet, k: int) -> list[Unit]:
         all_of_them = len(removable(self.first))
         gone = all_of_them - len(removable(net.spec))
         due = round(self.config.units * all_of_them * k / self.config.steps) - gone
         if due <= 0:
-            return net
+            return []
         ranked = rank_units(net, self.fold, self.progress, device_of(self.training))
-        return without_units(net, [unit for _, unit in ranked[:due]])
+        return [unit for _, unit in ranked[:due]]
 
-    def _fewer_channels(self, net: ResNet, k: int) -> ResNet:
+    def _fewer_channels(self, net: ResNet, k: int) -> tuple[ResNet, dict[str, torch.Tensor]]:
+        """Return the network, and which channels stay of the convolutions that may have lost some."""
         wanted: float = self.config.to_macs ** (k / self.config.steps) * self.macs(self.first)
         if self.macs(net.spec) <= wanted:
-            return net
+            return net, {}
         if self.config.importance == "taylor":
             self._leave_gradients(net)
         found = Dependencies(net, self.config.importance)
@@ -93,7 +112,8 @@ class Shrinking:
                 return 1.0  # a norm of weights, or a scale, is no amount that a MAC could buy
             return float(macs - self.macs(with_widths(spec, {group.layers: len(group.scores) - 1})))
 
-        return found.without(choose_widths(found.groups, bounds, self.config.scope, fits, price))
+        cut = found.without(choose_widths(found.groups, bounds, self.config.scope, fits, price))
+        return cut, found.kept
 
     @cached_property
     def _first_widths(self) -> dict[str, int]:
@@ -115,6 +135,6 @@ class Shrinking:
         batches = min(self.config.batches, len(order) // config.batch or 1)
         for b in self.progress(range(batches)):
             picks = order[b * config.batch : (b + 1) * config.batch]
-            scans, labels = self.fold.batch(picks, torch.device("cpu"))
+            scans, labels = self.fold.batch(picks, CPU)
             shown = augment(scans, config, generator_for(config.seed, 0, b, GRADIENTS))
             objective.loss(net(shown), Shown(shown, labels, None)).backward()  # type: ignore[no-untyped-call]
