@@ -2,8 +2,8 @@
 
     OCTLET_DATA=... python benchmarks/restore.py OUT.csv 'real/ten/fold-{k}/train'
 
-One row for every share of the multiply-accumulates, all folds together; cut at once, 0.3 of the residual units
-with it. `divergence` is the mean Kullback-Leibler divergence from the whole network's answers, nats.
+One row for every share of the multiply-accumulates, all folds together; cut at once, with 0.3 of the residual
+units. `divergence` is the mean Kullback-Leibler divergence from the whole network's answers, nats.
 """
 
 import os
