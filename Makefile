@@ -219,9 +219,7 @@ ten: .venv/ready scans
 two: .venv/ready scans
 	$(BIN)/octlet run recipes/two.toml --out real/two
 	$(SAID) $(TEN)/2.csv $(OCTLET_DATA) --prior-shift 0.25 "real/two/fold-{k}/4-distill"
-	cp real/two/compressed-evaluation/predictions.csv $(TEN)/2-int8.csv
-	$(BIN)/octlet compare $(TEN)/dense.csv $(TEN)/2.csv $(TEN)/2-int8.csv \
-	    --name dense --name "2 %" --name "2 %, int8" --out real/two/paired
+	$(BIN)/octlet compare $(TEN)/dense.csv $(TEN)/2.csv --name dense --name "2 %" --out real/two/paired
 	cp real/two/paired/table.csv $(TEN)/two.csv
 
 # What training's own chance is worth: the dense network and the small ones, each trained several times
