@@ -105,12 +105,13 @@ def test_what_was_made_before_a_setting_came_is_still_good_without_it(kitchen, l
         "kept",
         "done",
     ]
+    assert [run(config={"steps": 3}), run(config={"steps": 3, later: False})] == ["done", "kept"]
 
 
 def test_the_settings_that_came_later_are_those_of_stages(tmp_path):
-    recipe = read_recipe(write(tmp_path, "[data]\npath = 'x'\n"))
+    recipe = read_recipe(write(tmp_path, "[data]\npath = 'x'\n[[compress]]\nstep = 'prune'\n"))
     found = build_stages(recipe, tmp_path, Voice(print, lambda _: iter, Feedback()))
-    assert {key for stage in found for key in stage.settings} >= LATER
+    assert {key for stage in found for key in (*stage.settings, *stage.settings.get("config", ()))} >= LATER
 
 
 def test_a_stage_that_another_run_is_at_is_waited_for_not_run_twice(kitchen):

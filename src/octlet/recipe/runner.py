@@ -121,9 +121,16 @@ def _fingerprint(stage: Stage) -> str:
         if not entry.exists():
             raise InputError(f"stage '{stage.name}' needs it", path=entry, remedy="check the recipe's paths")
         contents.append(listing(entry) if entry.is_dir() else sha256_of(entry))
-    settings = {key: value for key, value in stage.settings.items() if value or key not in LATER}
-    text = json.dumps([stage.name, settings, contents], sort_keys=True)
+    text = json.dumps([stage.name, _counted(stage.settings), contents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _counted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what counts of settings, and of those of a step's verb below "config"."""
+    counted = {key: value for key, value in settings.items() if value or key not in LATER}
+    if "config" in counted:
+        counted["config"] = _counted(counted["config"])
+    return counted
 
 
 def _read(note: Path) -> dict[str, Any]:
