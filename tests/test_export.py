@@ -95,9 +95,12 @@ def test_the_golden_inputs_are_simulated(model_file: Path) -> None:
     rng = np.random.default_rng(2018)
     for vector, label in zip(vectors, LABELS, strict=True):
         phantom = simulate(label, rng, shape=(496, 512)).pixels
-        shown = decode(vector.image, vector.name)
-        largest = np.abs(shown.astype(int) - phantom).max()
-        assert largest == 0 if vector.name.endswith(".png") else largest < 100
+        shown = decode(vector.image, vector.name).astype(int)
+        if vector.name.endswith(".png"):
+            means = phantom.reshape(248, 2, 256, 2).mean((1, 3))
+            assert np.abs(shown - means).max() <= 0.5
+        else:
+            assert np.abs(shown - phantom).max() < 100
     assert [vector.name.rpartition(".")[2] for vector in vectors] == ["jpeg", "png", "jpeg", "png"]
 
 

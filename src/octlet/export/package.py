@@ -226,7 +226,7 @@ def simulated_scans(n: int, size: int) -> NDArray[np.uint8]:
 
 
 def golden_vectors(net: nn.Module, size: int, tolerances: Tolerances) -> list[GoldenVector]:
-    """Simulate a scan of each class, JPEG and PNG in turn, and compute it in torch.
+    """Simulate a scan of each class, a JPEG and a PNG of half its sides in turn, and compute it in torch.
 
     Phantoms: a model file travels, and no patient's scan may travel with it. One that stands between two
     labels is drawn again, up to `_DRAWS` times: there an engine within `tolerances` may give the other label.
@@ -246,8 +246,11 @@ def _clear(
     # Two logits may move towards each other, and the tolerance is a share of a range wider than one scan's.
     limit, clearest = 4 * tolerances.logits, -1.0
     for _ in range(_DRAWS):
+        scan = Image.fromarray(simulate(label, rng, shape=_GOLDEN_SHAPE).pixels)
+        if form == "PNG":  # whole, two of them would be a third of a small model's file
+            scan = scan.reduce(2)
         buffer = io.BytesIO()
-        Image.fromarray(simulate(label, rng, shape=_GOLDEN_SHAPE).pixels).save(buffer, form)
+        scan.save(buffer, form)
         pixels = prepare(decode(buffer.getvalue(), name), size).pixels
         (output,) = torch_outputs(net, normalise(pixels[None]))
         least, second, first = np.sort(output.logits[0])[[0, -2, -1]]

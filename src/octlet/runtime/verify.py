@@ -190,7 +190,7 @@ def dump_golden(vectors: Sequence[GoldenVector]) -> bytes:
         arrays[f"{vector.name}/pixels"] = vector.pixels
         arrays |= {f"{vector.name}/{output}": getattr(vector.outputs, output)[0] for output in OUTPUTS}
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # numbers only, nothing to pickle; NumPy 1 takes the flag for an array
+    np.savez_compressed(buffer, **arrays)  # nothing to pickle; NumPy 1 takes the flag for an array
     return buffer.getvalue()
 
 
