@@ -22,13 +22,15 @@ from octlet.compress.config import PruneConfig
 from octlet.compress.cost import cost_of
 from octlet.compress.prune.run import prune_run
 from octlet.core.bundle import open_bundle
+from octlet.core.errors import UsageError
 from octlet.core.files import sha256_of
 from octlet.data.split import read_split, write_split
 from octlet.data.stages import check_scans, split_index
 from octlet.evaluate.frontier import AXES, choice, frontier_of, pareto
 from octlet.evaluate.predictions import read_predictions
+from octlet.models.resnet import build
 from octlet.models.spec import NetSpec, named_spec
-from octlet.recipe.frontier_plan import plan_of
+from octlet.recipe.frontier_plan import check_runs, plan_of
 from octlet.runtime import pi5
 from octlet.train.checkpoint import load_run, save_run
 from octlet.train.run import fingerprint_of
@@ -377,6 +379,30 @@ def test_runs_that_share_a_test_patient_are_refused(runs, easy_scans, tmp_path):
     code, _, err = command("frontier", runs[0], tmp_path / "other", *words)
     assert code == 3
     assert f"patient {stranger} is in the test sets of" in err
+
+
+def test_pruned_folds_may_have_other_channels_and_must_be_made_alike(runs, tmp_path):
+    """Each fold's pruning keeps its own channels."""
+    plan = plan_of({"to_macs": [0.5]}, {"prune": {}, "train": {}, "quantize": {}, "qat": {}})
+    first = load_run(runs[1])
+    spec = first.net.spec
+    stages = tuple(
+        tuple(replace(unit, widths=(unit.widths[0] + 1, *unit.widths[1:])) for unit in stage)
+        for stage in spec.stages
+    )
+    wider = build(replace(spec, stages=stages))
+    meta = first.meta | {"spec": wider.spec.as_dict()}
+    _save_as_trained_on(runs[1] / "split.csv", tmp_path / "wider", wider, meta)
+    check_runs([runs[0], tmp_path / "wider"], plan)
+    for key, value in (("to_macs", 0.5), ("first", {"spec": wider.spec.as_dict()})):
+        other = meta | {"pruning": meta["pruning"] | {key: value}}
+        _save_as_trained_on(runs[1] / "split.csv", tmp_path / key, wider, other)
+        with pytest.raises(UsageError, match="was not made as"):
+            check_runs([runs[0], tmp_path / key], plan)
+    del meta["pruning"]
+    _save_as_trained_on(runs[1] / "split.csv", tmp_path / "dense", wider, meta)
+    with pytest.raises(UsageError, match="was not made as"):
+        check_runs([runs[0], tmp_path / "dense"], plan)
 
 
 def test_a_target_that_cannot_be_reached_leaves_the_points_before_it(runs, easy_scans, tmp_path):

@@ -152,15 +152,22 @@ def check_runs(runs: Sequence[Path], plan: Plan) -> None:
             remedy = "give the run that it was quantised from"
             raise ModelFileError("a quantised run; this takes a float one", path=run, remedy=remedy)
         _check_training(run, record, plan)
-        for key in ("spec", "size"):
-            if record[key] != records[0][key]:
-                rule = f"its network has another {'structure' if key == 'spec' else 'size'} than {runs[0]}'s"
-                raise UsageError(rule, path=run, remedy="give the runs of one cross-validation")
+        if _made_as(record) != _made_as(records[0]):
+            rule = f"its network was not made as {runs[0]}'s"
+            raise UsageError(rule, path=run, remedy="give the runs of one cross-validation")
     splits = [read_split(run / "split.csv") for run in runs]
     for split in splits:
         check_leaks(split)
     for (one, ours), (other, theirs) in combinations(zip(runs, splits, strict=True), 2):
         _check_apart(one, ours, other, theirs)
+
+
+def _made_as(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what the networks of one cross-validation have in common: pruning leaves each other channels."""
+    pruning = record.get("pruning")
+    if pruning is None:
+        return record["size"], record["spec"]
+    return record["size"], pruning["first"]["spec"], *(pruning[key] for key in ("what", "to_macs", "units"))
 
 
 def _check_training(run: Path, record: Mapping[str, Any], plan: Plan) -> None:
