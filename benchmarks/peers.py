@@ -8,7 +8,8 @@ SPLITS is a folder with fold-0.csv, fold-1.csv ...; {k} stands for the fold. A f
 scans, one at a time, and the folds are pooled. `--original` and `--float` name what `octlet run` leaves: a
 folder with train/ and model.octlet. Networks that are made, and answers, are kept in WORK by their contents:
 what is there is not made again. OUT.csv is written after every row; the same as a Markdown table is printed
-at the end, and put into the file of `--page`. Times are measured anew, unless --no-times takes
+at the end, and put into the file of `--page`. `--only` names the rows that are measured; without it all are.
+A fold that lacks a row's model file is left out of that row. Times are measured anew, unless --no-times takes
 those of the last run; they want a quiet machine.
 """
 
@@ -102,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> None:
     work: Path = asked.work
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((work / "inductor").resolve()))
     folds = list(read_folds(asked.splits, asked.scans))
-    peers = list(rows_of(asked))
+    peers = [peer for peer in rows_of(asked) if not asked.only or peer.name in asked.only]
     rows = [table.Row(peer.name, peer.way) for peer in peers]
     made: dict[str, Made] = {}
     left = TimeLeft(len(peers) * len(folds))
@@ -146,6 +147,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--litert", metavar="NAME=FILE", action="append", default=[])
     parser.add_argument("--counts", type=Path, help="what `make arm-count` wrote")
     parser.add_argument("--page", type=Path, help="a Markdown file that shows the table")
+    parser.add_argument("--only", metavar="NAME", action="append", default=[])
     parser.add_argument("--no-times", action="store_true")
     return parser.parse_args(words)
 

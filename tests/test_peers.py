@@ -114,6 +114,16 @@ def test_rounding_is_that_of_onnx_runtime(place: Path) -> None:
     assert 0 < np.abs(before - after).max() < 0.1
 
 
+def test_single_rows_are_measured_where_they_are_named(place: Path, easy_scans: Path, peers: Any) -> None:
+    out = place / "single.csv"
+    given = words(place, easy_scans, "--no-times", "--only", "Octlet", "--only", "torch eager fp32")
+    peers.main([str(out), *given[1:]])
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["torch eager fp32", "Octlet"]
+    assert all(row["accuracy"] == table(place)[row["name"]]["accuracy"] for row in rows)
+
+
 def test_a_skipped_row_says_why_and_the_others_stand(place: Path) -> None:
     rows = table(place)
     for name, reason in {**SKIPPED, "absent": "no such model file"}.items():
