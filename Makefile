@@ -84,9 +84,10 @@ frontier: .venv/ready scans
 tried: .venv/ready
 	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv docs/results/int8/PTQ.csv docs/results/int8/QAT.csv \
 	    $(foreach point,0.2 0.18 0.05,docs/results/frontier/predictions/$(point)-int8.csv) \
-	    docs/results/release/predictions.csv docs/results/lite0/predictions.csv --name "dense float" --name "PTQ" \
+	    docs/results/release/predictions.csv docs/results/lite0/predictions.csv docs/results/four/predictions.csv \
+	    --name "dense float" --name "PTQ" \
 	    --name "QAT" --name "20 %, 16 epochs, QAT" --name "18 %, 48 epochs, QAT" --name "5 %, 48 epochs, QAT" \
-	    --name "18 %, poor scans, QAT" --name "Lite0, poor scans, QAT" --out real/tried
+	    --name "18 %, poor scans, QAT" --name "Lite0, poor scans, QAT" --name "10 %, taught by four, QAT" --out real/tried
 	cp real/tried/table.csv docs/results/tried.csv
 	cp real/tried/difference.png docs/results/tried.png
 	$(BIN)/python benchmarks/ensembles.py docs/results/ensembles.csv "dense=docs/results/resnet101v2/predictions.csv" \
@@ -200,8 +201,8 @@ teachers-beside: .venv/ready
 	cp $(TOGETHER)/beside/table.csv docs/results/teachers/table.csv
 	cp $(TOGETHER)/beside/difference.png docs/results/teachers/difference.png
 
-# To a tenth of the multiply-accumulates, and on to a fiftieth: hours on two cores. Neither needs a `make` before
-.PHONY: ten two
+# To a tenth of the multiply-accumulates, taught by one: hours on two cores. Needs no `make` before
+.PHONY: ten four
 TEN := docs/results/ten
 ten: .venv/ready scans
 	$(BIN)/octlet run recipes/ten.toml --out real/ten
@@ -216,22 +217,67 @@ ten: .venv/ready scans
 	    --name dense --name "10 %" --name "10 %, int8" --out real/ten/paired
 	cp real/ten/paired/table.csv $(TEN)/paired.csv
 
-two: .venv/ready scans
-	$(BIN)/octlet run recipes/two.toml --out real/two
-	$(SAID) $(TEN)/2.csv $(OCTLET_DATA) --prior-shift 0.25 "real/two/fold-{k}/4-distill"
-	$(BIN)/octlet compare $(TEN)/dense.csv $(TEN)/2.csv --name dense --name "2 %" --out real/two/paired
-	cp real/two/paired/table.csv $(TEN)/two.csv
+# To a tenth again, cut with care and taught by four: minutes on a GPU, a day on two cores. Needs no `make` before;
+# four-figures: what its folds' networks make of poor scans, of another shape, and of doubt; after `make real four`
+FOUR := docs/results/four
+TENTHS := $(foreach k,0 1 2 3 4,real/four/fold-$(k)/compressed.octlet)
+four: .venv/ready scans
+	$(BIN)/octlet run recipes/four.toml --out real/four
+	mkdir -p $(FOUR)/training
+	cp real/four/compressed-evaluation/predictions.csv real/four/compressed-evaluation/metrics.json $(FOUR)
+	cp real/four/fold-0/2-distill/curves.png $(FOUR)/curves.png
+	for k in 0 1 2 3 4; do for run in train teacher-1 teacher-2 teacher-3 2-distill; do \
+	    cp real/four/fold-$$k/$$run/metrics.jsonl $(FOUR)/training/fold-$$k-$$run.jsonl || exit 1; done; \
+	    cp real/four/fold-$$k/1-prune/pruning.csv $(FOUR)/training/fold-$$k-1-prune.csv || exit 1; done
+	for row in dense=train longer=teacher-1 float=2-distill; do \
+	    $(SAID) $(FOUR)/$${row%=*}.csv $(OCTLET_DATA) --prior-shift 0.25 "real/four/fold-{k}/$${row#*=}" || exit 1; done
+	$(SAID) $(FOUR)/teacher.csv $(OCTLET_DATA) --prior-shift 0.25 \
+	    $(foreach name,train teacher-1 teacher-2 teacher-3,"real/four/fold-{k}/$(name)")
+	$(MAKE) four-beside
+
+.PHONY: four-beside
+four-beside: .venv/ready
+	$(BIN)/octlet compare $(FOUR)/teacher.csv $(FOUR)/predictions.csv $(FOUR)/float.csv $(FOUR)/dense.csv $(FOUR)/longer.csv \
+	    --name "four together" --name "10 %, int8" --name "10 %" --name dense --name longer --out real/four/beside
+	$(BIN)/octlet compare $(FOUR)/dense.csv $(FOUR)/predictions.csv --name dense --name "10 %, int8" --out real/four/cut-from
+	cp real/four/beside/table.csv real/four/beside/confusion.png real/four/beside/difference.png $(FOUR)
+	cp real/four/cut-from/table.csv $(FOUR)/cut-from.csv
+
+.PHONY: four-figures
+four-figures: .venv/ready scans
+	mkdir -p real/robustness/two
+	cp real/four/split/fold-0.csv real/four/split/fold-1.csv real/robustness/two
+	$(ONE) benchmarks/robustness.py real/robustness/four $(OCTLET_DATA) real/robustness/two --dense $(wordlist 1,2,$(DENSE)) \
+	    --small $(wordlist 1,2,$(TENTHS)) --every 2 --work real/robustness/robustness.work
+	cp real/robustness/four.csv $(FOUR)/robustness.csv
+	cp real/robustness/four.png $(FOUR)/robustness.png
+	$(ONE) benchmarks/shape_shortcut.py $(FOUR)/shape-shortcut $(OCTLET_DATA) real/four/split --model int8 $(TENTHS)
+	$(ONE) benchmarks/flip.py $(FOUR)/flip.csv $(OCTLET_DATA) real/four/split $(TENTHS)
+	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
+	$(ONE) benchmarks/trust.py real/four/trust $(OCTLET_DATA) real/trust/not-oct real/four/split $(TENTHS)
+	cp real/four/trust.csv real/four/trust.png $(FOUR)
+	$(ONE) benchmarks/peers.py $(FOUR)/peers.csv $(OCTLET_DATA) real/robustness/two --work real/peers --float 'real/finetune/fold-{k}' \
+	    --only 'torch eager fp32' --only 'ONNX Runtime fp32' --only 'LiteRT, Octlet 10 % int8' --only 'Octlet 10 % int8' \
+	    --litert 'LiteRT, Octlet 10 % int8=real/four/fold-{k}/compressed.octlet' \
+	    --model 'Octlet 10 % int8=real/four/fold-{k}/compressed.octlet'
+
+# What bringing a cut network's outputs back is worth before any training; after `make real`
+.PHONY: restore
+restore: .venv/ready scans
+	$(ONE) benchmarks/restore.py docs/results/restore.csv 'real/finetune/fold-{k}/train'
 
 # What training's own chance is worth: the dense network and the small ones, each trained several times
 .PHONY: repeats
 KEPT := docs/results
 repeats: .venv/ready
 	$(BIN)/python benchmarks/repeats.py docs/results/repeats.csv \
-	    "dense=$(KEPT)/resnet101v2/predictions.csv,$(KEPT)/teachers/dense.csv,$(KEPT)/teachers/longer.csv,$(KEPT)/teachers/larger.csv,$(KEPT)/ten/dense.csv" \
+	    "dense=$(KEPT)/resnet101v2/predictions.csv,$(KEPT)/teachers/dense.csv,$(KEPT)/teachers/longer.csv,$(KEPT)/teachers/larger.csv,$(KEPT)/ten/dense.csv,$(FOUR)/dense.csv,$(FOUR)/longer.csv" \
 	    "18 and 20 %, int8=$(KEPT)/release/predictions.csv,$(KEPT)/frontier/predictions/0.18-int8.csv,$(KEPT)/frontier/predictions/0.2-int8.csv" \
 	    "10 %, taught by one=$(KEPT)/ten/10.csv" \
 	    "10 %, int8, taught by one=$(KEPT)/ten/10-int8.csv" \
-	    "18 and 10 %, taught by three=$(KEPT)/teachers/18.csv,$(KEPT)/teachers/10.csv"
+	    "18 and 10 %, taught by three=$(KEPT)/teachers/18.csv,$(KEPT)/teachers/10.csv" \
+	    "10 %, restored, taught by four=$(FOUR)/float.csv" \
+	    "10 %, int8, restored, taught by four=$(FOUR)/predictions.csv"
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
 peers: .venv/ready scans
