@@ -1,9 +1,9 @@
 """What `prune.restore` does to a network right after a cut, before any training: on folds' validation scans.
 
-    OCTLET_DATA=... python benchmarks/restore.py OUT.csv 'real/ten/fold-{k}/train'
+    OCTLET_DATA=... python benchmarks/restore.py OUT.csv 'real/finetune/fold-{k}/train'
 
-One row for every share of the multiply-accumulates, all folds together; cut at once, with 0.3 of the residual
-units. `divergence` is the mean Kullback-Leibler divergence from the whole network's answers, nats.
+One row for every share of the multiply-accumulates, all folds together; channels alone, cut at once.
+`divergence` is the mean Kullback-Leibler divergence from the whole network's answers, nats.
 """
 
 import os
@@ -25,12 +25,11 @@ from octlet.train.run import Feedback, folds_of, trained_split
 from octlet.train.showing import Fold
 
 SHARES = (0.75, 0.5, 0.25, 0.1)
-UNITS = 0.3
 
 
 def cut(run: Path, training: TrainConfig, fold: Fold, share: float, restore: bool) -> ResNet:
     net = load_run(run).net
-    config = PruneConfig(to_macs=share, steps=1, units=UNITS, restore=restore)
+    config = PruneConfig(to_macs=share, steps=1, restore=restore)
     return Shrinking(config, net.spec, training, fold, iter, lambda: net).step(net, 1)
 
 
