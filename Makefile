@@ -261,6 +261,14 @@ four-figures: .venv/ready scans
 	    --litert 'LiteRT, Octlet 10 % int8=real/four/fold-{k}/compressed.octlet' \
 	    --model 'Octlet 10 % int8=real/four/fold-{k}/compressed.octlet'
 
+# The folds' networks of `make four` pruned on to a fifth, 2 % of the dense one's multiply-accumulates, on their own answers
+.PHONY: fiftieth
+fiftieth: .venv/ready scans
+	$(BIN)/octlet frontier $(foreach k,0 1 2 3 4,real/four/fold-$(k)/2-distill) --data $(OCTLET_DATA) \
+	    --out real/fiftieth --to-macs 0.2 --int8 no --steps 3 --epochs 2 --last-epochs 40 --lr 3e-4 \
+	    --set prune.units=0.5 --set prune.restore=true --set train.views=8 --prior-shift 0.25
+	$(SAID) $(FOUR)/2.csv $(OCTLET_DATA) --prior-shift 0.25 "real/fiftieth/fold-{k}/0.2/prune"
+
 # What bringing a cut network's outputs back is worth before any training; after `make real`
 .PHONY: restore
 restore: .venv/ready scans

@@ -103,7 +103,10 @@ def main(words: Sequence[str] | None = None) -> None:
     work: Path = asked.work
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((work / "inductor").resolve()))
     folds = list(read_folds(asked.splits, asked.scans))
-    peers = [peer for peer in rows_of(asked) if not asked.only or peer.name in asked.only]
+    peers = list(rows_of(asked))
+    if unknown := set(asked.only) - {peer.name for peer in peers}:
+        raise SystemExit(f"--only names no row: {', '.join(sorted(unknown))}")
+    peers = [peer for peer in peers if not asked.only or peer.name in asked.only]
     rows = [table.Row(peer.name, peer.way) for peer in peers]
     made: dict[str, Made] = {}
     left = TimeLeft(len(peers) * len(folds))

@@ -122,6 +122,8 @@ def test_single_rows_are_measured_where_they_are_named(place: Path, easy_scans: 
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["torch eager fp32", "Octlet"]
     assert all(row["accuracy"] == table(place)[row["name"]]["accuracy"] for row in rows)
+    with pytest.raises(SystemExit, match="no row: Octlett"):
+        peers.main([*given, "--only", "Octlett"])
 
 
 def test_a_skipped_row_says_why_and_the_others_stand(place: Path) -> None:
