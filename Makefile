@@ -269,6 +269,18 @@ fiftieth: .venv/ready scans
 	    --set prune.units=0.5 --set prune.restore=true --set train.views=8 --prior-shift 0.25
 	$(SAID) $(FOUR)/2.csv $(OCTLET_DATA) --prior-shift 0.25 "real/fiftieth/fold-{k}/0.2/prune"
 
+# Dense networks of three sizes, and a tenth of the first taught by all; tiny.toml cuts that on to 3 %. Minutes on a GPU
+.PHONY: sizes
+SIZES := docs/results/sizes
+sizes: .venv/ready scans
+	for k in 0 1 2 3 4; do $(BIN)/octlet run recipes/tiny.toml --out real/sizes --only fold-$$k/train --only fold-$$k/teacher-1 \
+	    --only fold-$$k/teacher-2 --only fold-$$k/1-prune --only fold-$$k/2-distill --only fold-$$k/3-prune \
+	    --only fold-$$k/4-distill || exit 1; done
+	for row in 256=train 320=teacher-1 384=teacher-2 float=2-distill 3=4-distill; do \
+	    $(SAID) $(SIZES)/$${row%=*}.csv $(OCTLET_DATA) --prior-shift 0.25 "real/sizes/fold-{k}/$${row#*=}" || exit 1; done
+	$(SAID) $(SIZES)/together.csv $(OCTLET_DATA) --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
+	$(SAID) $(SIZES)/teacher.csv $(OCTLET_DATA) --mirror --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
+
 # What bringing a cut network's outputs back is worth before any training; after `make real`
 .PHONY: restore
 restore: .venv/ready scans

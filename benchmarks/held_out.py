@@ -3,6 +3,7 @@
     python benchmarks/held_out.py OUT.csv SCANS --prior-shift 0.25 'real/fold-{k}/train' [MORE ...]
 
 Several patterns are one ensemble: the mean of its networks' probabilities. `{k}` counts the folds from 0.
+With --mirror each network is shown every scan mirrored left to right too, and says the mean.
 """
 
 import argparse
@@ -31,14 +32,18 @@ def main() -> None:
     parser.add_argument("scans", type=Path)
     parser.add_argument("runs", nargs="+", help="patterns of run folders")
     parser.add_argument("--prior-shift", type=float, default=0.0)
+    parser.add_argument("--mirror", action="store_true")
     args = parser.parse_args()
     first = args.runs[0]
     folds = list(takewhile(lambda k: Path(first.format(k=k)).is_dir(), count()))
-    parts = [said([Path(run.format(k=k)) for run in args.runs], args.scans, args.prior_shift) for k in folds]
+    parts = [
+        said([Path(run.format(k=k)) for run in args.runs], args.scans, args.prior_shift, args.mirror)
+        for k in folds
+    ]
     write_predictions(args.out, merge(parts))
 
 
-def said(runs: list[Path], scans: Path, prior_shift: float) -> Predictions:
+def said(runs: list[Path], scans: Path, prior_shift: float, mirror: bool) -> Predictions:
     """Return the mean of what runs of one split say of its test scans, each at its own size, in float32."""
     networks = [load_float_run(run) for run in runs]
     split = trained_split(runs[0], networks[0].meta)
@@ -55,7 +60,9 @@ def said(runs: list[Path], scans: Path, prior_shift: float) -> Predictions:
         size = each.meta["size"]
         shown = prepared_scans(open_source(scans).root, [(row.path, row.sha256) for row in rows], size)
         net = each.net.to(device)
-        found.append(probabilities_of(net, Fold(shown, np.arange(len(rows)), labels), config, device))
+        for each_way in (shown, shown[:, :, ::-1]) if mirror else (shown,):
+            fold = Fold(each_way, np.arange(len(rows)), labels)
+            found.append(probabilities_of(net, fold, config, device))
     paths, patients = tuple(row.path for row in rows), tuple(row.patient for row in rows)
     return Predictions(paths, labels, patients, np.mean(found, axis=0))
 

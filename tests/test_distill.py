@@ -15,9 +15,8 @@ import pytest
 import torch
 from easy import band, command, result_of
 from PIL import Image
-from torch import nn
 
-from octlet.compress.distil import DistilConfig, Ensemble, resized
+from octlet.compress.distil import DistilConfig
 from octlet.compress.prune.sparsity import kernels, sparsify
 from octlet.core.bundle import CARD, open_bundle
 from octlet.core.errors import UsageError
@@ -29,7 +28,7 @@ from octlet.models.resnet import Outputs, ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec
 from octlet.train.checkpoint import load_run, read_record, read_tensors, save_run
 from octlet.train.config import TrainConfig
-from octlet.train.loop import probabilities_of
+from octlet.train.loop import probabilities_of, validate
 from octlet.train.objective import Objective
 from octlet.train.run import Feedback, RunPlace, carry_out, folds_of, record_of
 from octlet.train.state import new_state
@@ -136,54 +135,6 @@ def losses(run: Path) -> list[tuple[float, float]]:
 # Teachers as one ----------------------------------------------------------------------------------------
 
 
-class Said(nn.Module):
-    """A teacher of one answer, which remembers the size that it was shown."""
-
-    def __init__(self, seed: int, grid: int, width: int) -> None:
-        super().__init__()
-        rng = torch.Generator().manual_seed(seed)
-        self.cam = torch.randn(5, 4, grid, grid, generator=rng) * 3
-        self.embedding = torch.randn(5, width, generator=rng)
-        self.shown = 0
-
-    def forward(self, scans: torch.Tensor) -> Outputs:
-        self.shown = scans.shape[-1]
-        return Outputs(self.cam.mean((2, 3)), self.cam, self.embedding)
-
-
-def shares(logits: torch.Tensor) -> np.ndarray:
-    powers = np.exp(logits.double().numpy())
-    result: np.ndarray = powers / powers.sum(1, keepdims=True)
-    return result
-
-
-def test_an_ensemble_says_the_mean_of_what_its_members_say():
-    one, other = Said(1, 4, 6), Said(2, 2, 3)
-    found = Ensemble([one, other], [32, 16])(torch.zeros(5, 1, 32, 32))
-    assert (one.shown, other.shown) == (32, 16)
-    mean = (shares(one(torch.zeros(1)).logits) + shares(other(torch.zeros(1)).logits)) / 2
-    np.testing.assert_allclose(np.exp(found.logits.numpy()), mean, rtol=1e-5)
-    small = one.cam.numpy().reshape(5, 4, 2, 2, 2, 2).mean((3, 5))
-    np.testing.assert_allclose(found.cam.numpy(), (small + other.cam.numpy()) / 2, atol=1e-6)
-    np.testing.assert_array_equal(found.embedding, np.concatenate([one.embedding, other.embedding], 1))
-
-
-def test_an_ensemble_of_one_says_what_it_says():
-    one = Said(3, 4, 6)
-    found = Ensemble([one], [32])(torch.zeros(5, 1, 32, 32))
-    np.testing.assert_allclose(shares(found.logits), shares(one.cam.mean((2, 3))), rtol=1e-5)
-    assert torch.equal(found.cam, one.cam)
-
-
-@pytest.mark.parametrize("size", [16, 24, 48, 100])
-def test_a_teacher_is_shown_what_pillow_makes_of_the_scans(size):
-    scans = torch.randn(2, 1, 40, 40, generator=torch.Generator().manual_seed(1))
-    for ours, scan in zip(resized(scans, size), scans, strict=True):
-        theirs = Image.fromarray(scan[0].numpy()).resize((size, size), Image.Resampling.BILINEAR)
-        np.testing.assert_allclose(ours[0], np.asarray(theirs), atol=1e-4)
-    assert resized(scans, 40) is scans
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -257,6 +208,27 @@ def test_a_fresh_student_of_another_size_from_two_teachers(distill, teacher, spl
     assert (told["weights"], read_record(out)["size"], "student" in read_record(out)) == (None, 64, False)
 
 
+@pytest.mark.parametrize("more", [[], ["--set", "train.views=2", "--set", "distill.mirror=true"]])
+def test_a_smaller_student_is_taught_by_what_the_teacher_sees_at_its_own_size(
+    more, distill, split, scans, tmp_path, monkeypatch
+):
+    large, shown = run_of(tmp_path / "large", split, small_net(2, 12), size=64), {}
+    plain = ResNet.forward
+
+    def forward(net: ResNet, batch: torch.Tensor) -> Outputs:
+        shown.setdefault(net.spec.stem, set()).add(batch.shape[-1])
+        return plain(net, batch)
+
+    monkeypatch.setattr(ResNet, "forward", forward)
+    _, told = distill("--size", 32, "--epochs", 1, *more, teachers=(large,))
+    assert shown == {12: {64}, 8: {32}}
+    if not more:  # its figures beside the student's are its own ones
+        config = TrainConfig(size=64, amp="off")
+        fold = folds_of(config, scans, split, Feedback())[1]
+        own = validate(load_run(large).net, fold, config, torch.device("cpu"))
+        assert told["teacher"]["val_loss"] == pytest.approx(own["loss"], rel=0.01)
+
+
 def test_weights_that_were_pruned_to_zero_stay_zero(scans, teacher, split, tmp_path):
     net = small_net(1)
     sparsify(net, 0.6)
@@ -278,7 +250,6 @@ def test_it_says_how_it_went_and_what_comes_next(scans, teacher, small, tmp_path
     assert code == 0, err
     assert "on the validation fold" in out
     assert [line.split()[0] for line in out.splitlines()[-3:]] == ["loss", "accuracy", "balanced"]
-    assert "of 32 px, is shown scans of 64 px, reduced" in err
     assert f"next: octlet export {tmp_path / 'copy-distilled'}" in err
     code, out, err = command("export", tmp_path / "copy-distilled", "--out", tmp_path / "student.octlet")
     assert code == 0, err

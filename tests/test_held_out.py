@@ -43,20 +43,22 @@ def test_the_test_scans_are_judged_by_a_shifted_forward_pass(
     rows = sorted((row for row in split if row.split == "test"), key=lambda row: row.path)
     trained = load_run(tmp_path / "run-0")
     scans = prepared_scans(easy_scans, [(row.path, row.sha256) for row in rows], trained.meta["size"])
+    inputs = torch.from_numpy(normalise(np.asarray(scans)))
     with torch.no_grad():
-        logits = trained.net.eval()(torch.from_numpy(normalise(np.asarray(scans)))).logits.double().numpy()
+        both_ways = [trained.net.eval()(each).logits.double().numpy() for each in (inputs, inputs.flip(3))]
     shares = np.arange(1, len(LABELS) + 1) / 10  # of 10, 20, 30 and 40 training scans
-    odds = np.exp(logits) / shares**TAU
-    for times in (1, 2):  # a network is the ensemble of itself
-        out, runs = tmp_path / f"{times}.csv", [str(tmp_path / "run-{k}")] * times
-        subprocess.run(
-            [sys.executable, HELD_OUT, out, easy_scans, "--prior-shift", str(TAU), *runs], check=True
-        )
+    odds = [np.exp(logits) / shares**TAU for logits in both_ways]
+    plain, turned = (each / each.sum(1, keepdims=True) for each in odds)
+    for times, more, wanted in ((1, [], plain), (2, [], plain), (1, ["--mirror"], (plain + turned) / 2)):
+        out = tmp_path / f"{times}{len(more)}.csv"
+        runs = [str(tmp_path / "run-{k}")] * times  # a network is the ensemble of itself
+        command = [sys.executable, HELD_OUT, out, easy_scans, "--prior-shift", str(TAU), *more, *runs]
+        subprocess.run(command, check=True)
         found = read_predictions(out)
         assert found.paths == tuple(row.path for row in rows)
         assert found.patients == tuple(row.patient for row in rows)
         assert [LABELS[label] for label in found.labels] == [row.label for row in rows]
-        np.testing.assert_allclose(found.probabilities, odds / odds.sum(1, keepdims=True), atol=2e-5)
+        np.testing.assert_allclose(found.probabilities, wanted, atol=2e-5)
 
 
 def test_runs_of_different_splits_are_refused(

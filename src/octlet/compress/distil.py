@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octlet.compress.prune.sparsity import hold_zeros
@@ -18,7 +17,7 @@ from octlet.data.split import SplitRecord
 from octlet.models.resnet import Outputs, count_parameters
 from octlet.train.checkpoint import BEST, TrainedRun, load_float_run
 from octlet.train.config import TrainConfig
-from octlet.train.loop import validate
+from octlet.train.loop import is_half, validate
 from octlet.train.objective import Distillation, MatchedDistillation, Remembered, on_one_grid
 from octlet.train.run import (
     Feedback,
@@ -30,6 +29,7 @@ from octlet.train.run import (
     record_of,
     trained_split,
 )
+from octlet.train.showing import resized
 from octlet.train.state import new_state
 
 Match = Literal["none", "maps", "cam", "features"]
@@ -46,12 +46,15 @@ class DistilConfig:
             one (cam), or the similarities of a batch's embeddings (features); see `octlet.train.objective`.
         match_weight: what that distance, about 1 or less for maps, in 0..4 for the others, is multiplied by
             before it is added.
+        mirror: show each teacher the scan mirrored left to right too, and take the mean of what it says:
+            what is true of a left eye is of a right one, and few scans do not teach that quite.
     """
 
     weight: float = 0.7
     temperature: float = 2.0
     match: Match = "none"
     match_weight: float = 10.0
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self, "distill", _RANGES)
@@ -67,29 +70,28 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 )
 
 
-def resized(scans: Tensor, size: int) -> Tensor:
-    """Return scans (N, 1, S, S) at (N, 1, size, size): bilinear, with the antialiasing that Pillow does."""
-    if scans.shape[-1] == size:
-        return scans
-    return F.interpolate(scans, (size, size), mode="bilinear", antialias=True)
-
-
 class Ensemble(nn.Module):
     """Trained networks as one teacher, each shown the scans at the size that it was trained for.
 
     Its logits are the logarithms of the mean probabilities, so that a softmax gives these back; its maps are
     the mean of theirs, at the smallest grid among them; its embeddings stand side by side, and one that is
-    longer counts for more in a batch's similarities.
+    longer counts for more in a batch's similarities. With `mirror` each stands in all of these twice: for the
+    scan, and for its mirror image with the maps mirrored back.
     """
 
-    def __init__(self, nets: Sequence[nn.Module], sizes: Sequence[int]) -> None:
+    def __init__(self, nets: Sequence[nn.Module], sizes: Sequence[int], *, mirror: bool = False) -> None:
         super().__init__()
         self.nets = nn.ModuleList(nets)
         self.sizes = tuple(sizes)
+        self.mirror = mirror
 
     def forward(self, scans: Tensor) -> Outputs:
         """Map scans (N, 1, S, S) to `Outputs`; its embedding is as wide as all of theirs together."""
         found = [net(resized(scans, size)) for net, size in zip(self.nets, self.sizes, strict=True)]
+        if self.mirror:
+            turned = scans.flip(3)
+            others = [net(resized(turned, size)) for net, size in zip(self.nets, self.sizes, strict=True)]
+            found += [each._replace(cam=each.cam.flip(3)) for each in others]
         logs = torch.stack([each.logits.float().log_softmax(1) for each in found])
         maps = torch.stack(on_one_grid([each.cam.float() for each in found]))
         embeddings = torch.cat([each.embedding.float() for each in found], 1)
@@ -186,16 +188,19 @@ class _Lesson:
 
     def give(self, root: Path) -> dict[str, Any]:
         """Train the student, and measure both it and its teacher on the validation fold."""
-        folds = folds_of(self.settings, root, self.place.split, self.told)
-        device = device_of(self.settings)
+        split, device = self.place.split, device_of(self.settings)
+        folds = folds_of(self.settings, root, split, self.told)
+        # as large as its largest teacher knows them; the student's are reduced from these
+        whole = folds_of(replace(self.settings, size=self._largest), root, split, self.told)
         teacher = self._teacher(device)
-        shown = validate(teacher, folds[1], self.settings, device)
+        shown = validate(teacher, whole[1], self.settings, device)
         net, report = (self.begun.trained.net, None) if self.begun else fresh_net(self.settings, self.told)
         state = new_state(net, self.settings, device)
         if self.begun and self.begun.trained.meta.get("pruning", {}).get("what") == "weights":
             hold_zeros(state.net)
         meta = self._record(record_of(self.settings, net, self.place.split))
-        rows = carry_out(state, folds, self.settings, self.place, meta, self._objective(teacher), self.told)
+        objective, shown_folds = self._objective(teacher), (whole[0], folds[1])
+        rows = carry_out(state, shown_folds, self.settings, self.place, meta, objective, self.told)
         kept = rows[state.progress.kept(self.settings.keep)]
         return {
             "run": str(self.place.out),
@@ -208,21 +213,21 @@ class _Lesson:
             "student": {f"val_{key}": kept[f"val_{key}"] for key in shown},
         }
 
+    @property
+    def _largest(self) -> int:
+        return max(self.settings.size, *(each.size for each in self.teachers))
+
     def _teacher(self, device: torch.device) -> nn.Module:
-        size = self.settings.size
-        for each in self.teachers:
-            if each.size != size:
-                how = "enlarged, without the detail that it knows" if each.size > size else "reduced"
-                self.told.say(f"{each.run}: of {each.size} px, is shown scans of {size} px, {how}")
         nets = [each.trained.net for each in self.teachers]
-        teacher: nn.Module = Ensemble(nets, [each.size for each in self.teachers])
+        sizes = [each.size for each in self.teachers]
+        teacher: nn.Module = Ensemble(nets, sizes, mirror=self.config.mirror)
         teacher = teacher.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if not self.settings.views:
             return teacher
         return Remembered(teacher, embeddings=self.config.match == "features")
 
     def _objective(self, teacher: nn.Module) -> Distillation:
-        smoothing, half = self.settings.label_smoothing, self.settings.amp == "auto"
+        smoothing, half = self.settings.label_smoothing, is_half(self.settings, device_of(self.settings))
         plain = Distillation(smoothing, teacher, self.config.weight, self.config.temperature, half)
         if self.config.match == "none":
             return plain

@@ -45,7 +45,7 @@ class Shown(NamedTuple):
     """A batch as it is shown.
 
     Attributes:
-        scans: float32 (n, 1, S, S) in -1..1.
+        scans: float32 (n, 1, S, S) in -1..1, of the fold's size; the network sees them at `TrainConfig.size`.
         labels: int64 (n,), or float32 (n, K), shares that sum to one, where scans were mixed.
         keys: what tells each from every other that can be shown, or None where none comes again.
     """
@@ -58,6 +58,13 @@ class Shown(NamedTuple):
     def likeliest(self) -> Tensor:
         """The labels, int64 (n,), each the one of the largest share."""
         return self.labels if self.labels.ndim == 1 else self.labels.argmax(1)
+
+
+def resized(scans: Tensor, size: int) -> Tensor:
+    """Return scans (N, 1, S, S) at (N, 1, size, size): bilinear, with the antialiasing that Pillow does."""
+    if scans.shape[-1] == size:
+        return scans
+    return F.interpolate(scans, (size, size), mode="bilinear", antialias=True)
 
 
 def generator_for(seed: int, epoch: int, step: int, stream: int) -> torch.Generator:

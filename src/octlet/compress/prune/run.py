@@ -40,6 +40,7 @@ from octlet.train.checkpoint import (
     write_tensors,
 )
 from octlet.train.config import TrainConfig
+from octlet.train.loop import is_half
 from octlet.train.objective import MatchedDistillation, Objective, Remembered
 from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, fresh_net, trained_split
 from octlet.train.showing import Fold
@@ -203,7 +204,7 @@ class _Job:
             teacher=self._master if self.config.distil else None,
             weight=self.config.distil,
             temperature=self.config.temperature,
-            half=settings.amp == "auto",
+            half=is_half(settings, device_of(settings)),
             match="maps",
             match_weight=self.config.match,
         )

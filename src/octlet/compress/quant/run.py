@@ -33,6 +33,7 @@ from octlet.train.checkpoint import (
     save_run,
 )
 from octlet.train.config import TrainConfig
+from octlet.train.loop import is_half
 from octlet.train.objective import Distillation, map_error
 from octlet.train.prior import log_shares, shift_prior
 from octlet.train.run import Feedback, RunPlace, carry_out, device_of, folds_of, trained_split
@@ -200,7 +201,7 @@ class _Job:
             teacher=teacher,
             weight=self.config.distil,
             temperature=self.config.temperature,
-            half=self.settings.amp == "auto",
+            half=is_half(self.settings, device_of(self.settings)),
             freeze_observers=self.config.freeze_observers,
             freeze_batch_norm=self.config.freeze_batch_norm,
             match=self.config.match,
