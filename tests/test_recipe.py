@@ -109,7 +109,8 @@ def test_what_was_made_before_a_setting_came_is_still_good_without_it(kitchen, l
 
 
 def test_the_settings_that_came_later_are_those_of_stages(tmp_path):
-    recipe = read_recipe(write(tmp_path, "[data]\npath = 'x'\n[[compress]]\nstep = 'prune'\n"))
+    steps = "".join(f"[[compress]]\nstep = '{step}'\n" for step in ("prune", "distill"))
+    recipe = read_recipe(write(tmp_path, f"[data]\npath = 'x'\n{steps}"))
     found = build_stages(recipe, tmp_path, Voice(print, lambda _: iter, Feedback()))
     assert {key for stage in found for key in (*stage.settings, *stage.settings.get("config", ()))} >= LATER
 
