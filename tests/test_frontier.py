@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easy import command, result_of
+from easy import WEIGHTS_BITS, command, result_of
 from PIL import Image
 from torch import nn
 
@@ -35,6 +35,7 @@ from octlet.train.run import fingerprint_of
 
 # the class is a height: nothing may move it
 LEARN = {"epochs": 5, "lr": 0.01} | dict.fromkeys(("label_smoothing", "shift", "zoom", "rotate"), 0.0)
+ROUNDING = ["--set=quantize.calibration=8", f"--set=quantize.weights_bits={WEIGHTS_BITS}"]
 QUICK = ["--steps", 1, "--epochs", 1, "--round-to", 1, "--images", 200, "--resamples", 100]
 
 
@@ -74,7 +75,7 @@ def sweep(runs, easy_scans, tmp_path_factory, quick_folding):
     """The folder and the result of a sweep of one run in integers."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     with quick_folding():
-        words = ["--to-macs", 0.5, "--int8", "ptq", "--set", "quantize.calibration=8"]
+        words = ["--to-macs", "0.5", "--int8", "ptq", *ROUNDING]
         return out, *swept(runs[:1], easy_scans, out, *words)
 
 
@@ -139,7 +140,7 @@ def test_the_table_and_the_figure_stand_in_files(sweep):
 
 def test_what_is_done_is_kept_and_another_margin_only_judges_again(sweep, runs, easy_scans):
     out, result, _ = sweep
-    words = ["--to-macs", "0.5", "--int8", "ptq", "--set", "quantize.calibration=8"]
+    words = ["--to-macs", "0.5", "--int8", "ptq", *ROUNDING]
     again, done = swept(runs[:1], easy_scans, out, *words)
     assert done == []
     assert again["points"] == result["points"]

@@ -1,3 +1,4 @@
+import copy
 import math
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from octlet.train.loop import fit, validate
 from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
 from octlet.train.showing import Fold, epoch_order, generator_for, steps_per_epoch
-from octlet.train.state import Progress, make_optimizer, new_state
+from octlet.train.state import Progress, layout_of, make_optimizer, new_state
 
 STILL = TrainConfig(flip=False, rotate=0, zoom=0, shift=0, brightness=0, contrast=0, speckle=0)
 TINY = NetSpec("v1.5", 8, ((UnitSpec((8, 8), 1, False),), (UnitSpec((16, 16), 2, True),)))
@@ -212,6 +213,21 @@ def test_a_state_survives_the_disk(tmp_path):
         assert torch.equal(value, other.judged.state_dict()[key])
     ours, theirs = state.optimizer.state_dict()["state"], other.optimizer.state_dict()["state"]
     assert all(torch.equal(v, theirs[i][k]) for i, slots in ours.items() for k, v in slots.items())
+
+
+def test_channels_are_last_but_where_that_is_not_safe():
+    """The gradient of a projection of six channels, with a stride, was written past its memory with AVX2."""
+    narrow, wide = (build(NetSpec("v1.5", n, ((UnitSpec((8, 8), 2, True),),))) for n in (6, 16))
+    assert layout_of(wide) == torch.channels_last
+    assert layout_of(narrow) == torch.contiguous_format
+    exact = copy.deepcopy(narrow).double()
+    state = new_state(narrow, TrainConfig(), torch.device("cpu"))
+    scans = torch.randn(8, 1, 32, 32)
+    for net, seen in ((exact, scans.double()), (state.net, scans)):
+        net(seen).logits.square().sum().backward()
+    wanted = dict(exact.named_parameters())
+    for name, parameter in state.net.named_parameters():
+        torch.testing.assert_close(parameter.grad.double(), wanted[name].grad, rtol=1e-3, atol=1e-3)
 
 
 class Silent:

@@ -17,7 +17,7 @@ from octlet.train.degrade import degrade
 from octlet.train.objective import Objective
 from octlet.train.schedule import one_cycle
 from octlet.train.showing import Fold, Showing, Shown, resized, steps_per_epoch
-from octlet.train.state import TrainState
+from octlet.train.state import TrainState, layout_of
 
 
 class Watcher(Protocol):
@@ -66,6 +66,7 @@ def train_epoch(
             return False
     place.seconds += time.monotonic() - began
     state.net.train()
+    layout = layout_of(state.net)
     while place.step < steps:
         began = time.monotonic()
         step = place.epoch * steps + place.step
@@ -74,6 +75,7 @@ def train_epoch(
         generator = showing.generator(place.step)
         whole = showing.step(place.step, generator)
         seen = degrade(resized(whole.scans, config.size), config.degrade, generator)
+        seen = seen.contiguous(memory_format=layout)
         loss, logits = _step(state, seen, whole, config, device, objective)
         place.loss_sum += loss * len(seen)
         place.correct += int((logits.argmax(1) == whole.likeliest).sum())
@@ -103,7 +105,7 @@ def _step(
 ) -> tuple[float, Tensor]:
     """Learn from scans as the network sees them and as they are; return the loss and the logits."""
     with autocast(config, device):
-        outputs = state.net(seen.contiguous(memory_format=torch.channels_last))
+        outputs = state.net(seen)
     loss = objective.loss(outputs, whole)
     value = loss.item()
     if not math.isfinite(value):

@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from octlet.train.checkpoint import read_tensors, write_tensors
 from octlet.train.config import TrainConfig
 
+_VECTOR = 16  # float32 of AVX-512; AVX2 has 8
+
 
 @dataclass
 class Progress:
@@ -95,9 +97,22 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
+def layout_of(net: nn.Module) -> torch.memory_format:
+    """Return how a network's tensors lie while it is trained: channels last, or first where that is not safe.
+
+    Where channels are last, oneDNN writes the gradient of a 1x1 convolution with a stride, of fewer input
+    channels than a vector of the CPU holds, past its memory, and the process dies:
+    https://github.com/uxlfoundation/oneDNN/issues/6035 (torch 2.13, AVX2).
+    """
+    for each in net.parameters():
+        if each.ndim == 4 and each.shape[2:] == (1, 1) and 1 < each.shape[1] < _VECTOR:
+            return torch.contiguous_format
+    return torch.channels_last
+
+
 def new_state(net: nn.Module, config: TrainConfig, device: torch.device) -> TrainState:
     """Return the state of a run that has not begun; `net` is moved to `device`."""
-    net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = net.to(device).to(memory_format=layout_of(net))  # type: ignore[call-overload]
     optimizer = make_optimizer(net, config)
     average = None
     if config.ema:
