@@ -113,7 +113,9 @@ TINY = NetSpec("v1.5", 8, ((UnitSpec((8, 8), 1, False),), (UnitSpec((16, 16), 2,
 def test_the_teacher_sees_the_scans_as_they_are():
     seen: dict[str, torch.Tensor] = {}
     still = dict.fromkeys(("rotate", "zoom", "shift", "brightness", "contrast", "speckle"), 0.0)
-    config = TrainConfig(epochs=1, batch=8, amp="off", degrade=1.0, device="cpu", flip=False, **still)
+    config = TrainConfig(
+        size=32, epochs=1, batch=8, amp="off", degrade=1.0, device="cpu", flip=False, **still
+    )
     state = new_state(build(TINY), config, torch.device("cpu"))
     teacher = build(TINY).eval()
     for name, net in (("student", state.net), ("teacher", teacher)):

@@ -345,7 +345,7 @@ class Quiet:
 
 
 def test_the_objective_is_told_before_each_step_how_much_is_done():
-    config = TrainConfig(epochs=2, batch=4, lr=1e-4, amp="off")
+    config = TrainConfig(size=32, epochs=2, batch=4, lr=1e-4, amp="off")
     labels = np.arange(12) % 4
     fold = Fold(np.zeros((12, 32, 32), np.uint8), np.arange(12), labels)
     state = new_state(copy.deepcopy(tiny()), config, torch.device("cpu"))

@@ -241,7 +241,9 @@ class Silent:
 def test_patience_stops_a_run_that_no_longer_gets_better():
     """With next to no learning rate and no batch norm nothing moves, so the first epoch stays the best."""
     frozen = NetSpec("v2", 8, ((UnitSpec((8, 8, 8), 1, True),),))
-    config = TrainConfig(epochs=9, patience=2, lr=1e-9, batch=4, monitor="balanced_accuracy", amp="off")
+    config = TrainConfig(
+        size=32, epochs=9, patience=2, lr=1e-9, batch=4, monitor="balanced_accuracy", amp="off"
+    )
     state = new_state(build(frozen), config, torch.device("cpu"))
     scans = fold((3, 3, 3, 3))
     assert fit(state, scans, scans, config, torch.device("cpu"), Silent(), Objective())

@@ -53,7 +53,7 @@ def test_views_come_again_whatever_the_seed(views, expected):
     rng = np.random.default_rng(0)
     scans = Fold(rng.integers(0, 256, (12, 32, 32), np.uint8), np.arange(12), np.repeat(np.arange(4), 3))
     for seed in range(6):
-        config = TrainConfig(epochs=9, batch=4, amp="off", views=views, balanced=False, seed=seed)
+        config = TrainConfig(size=32, epochs=9, batch=4, amp="off", views=views, balanced=False, seed=seed)
         state = new_state(build(TINY), config, torch.device("cpu"))
         assert fit(state, scans, scans, config, torch.device("cpu"), Silent(), Watched())
     assert len(seen) == 6 * 9 * 12
