@@ -8,8 +8,8 @@
 # make arm arm-count pi-check   an emulated Arm machine and a Raspberry Pi's installer: docs/arm.md
 PYTHON ?= python3
 BIN := .venv/bin
-# a file's tests share what they train, so a file goes to one process
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# a file's tests share what they train, so a file goes to one process; one that dies is not tried again, for hours
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint types contracts pytest scans real int8 frontier clean
