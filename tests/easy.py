@@ -15,8 +15,8 @@ from octlet.runtime.machine import INT8_FEATURES, read_machine
 
 COUNTS = (24, 12, 8, 16)
 # an x86 CPU without VNNI adds products of bytes up in 16 bits: with 8-bit weights its sums overflow
-EXACT = any(name in INT8_FEATURES for name in read_machine().features or INT8_FEATURES)
-WEIGHTS_BITS = 8 if EXACT else 7
+TOLD = read_machine().features
+WEIGHTS_BITS = 8 if TOLD is None or set(TOLD) & set(INT8_FEATURES) else 7
 # the class is a height: nothing may move it
 STILL = [f"--set={name}=0" for name in ("label_smoothing", "shift", "zoom", "rotate")]
 
