@@ -351,14 +351,18 @@ clean:
 
 # Arm: an emulated Cortex-A76, see docs/arm.md -------------------------------------------------------------
 # make arm         the same answers there? ARM_MODEL=model.octlet adds a model file, and real scans of OCTLET_DATA
+# make haswell     the same numbers on an x86 CPU without VNNI?
 # make arm-count   the instructions of a prediction there, of ARM_COUNT="NAME=model.octlet ..."; the first is the measure
 ARM := OMP_NUM_THREADS=1 PYTHONPATH=tools $(BIN)/python -m arm
 ARM_COUNT ?= float=real/finetune/fold-0/model.octlet int8=real/arm/int8.octlet pruned=real/arm/pruned.octlet
 
-.PHONY: arm arm-count
+.PHONY: arm arm-count haswell
 
 arm: .venv/ready
 	$(ARM) check $(ARM_OPTIONS) $(if $(ARM_MODEL),--model $(ARM_MODEL) --out docs/results/arm-agreement.csv)
+
+haswell: .venv/ready
+	$(ARM) haswell $(ARM_OPTIONS) $(if $(OCTLET_DATA),--out docs/results/haswell.csv)
 
 real/arm/int8.octlet: real/int8/fold-0/qat/train
 real/arm/pruned.octlet: real/frontier/fold-0/0.18/int8/run

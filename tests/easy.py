@@ -11,12 +11,8 @@ from PIL import Image
 
 from octlet.cli.main import main
 from octlet.core.labels import LABELS
-from octlet.runtime.machine import INT8_FEATURES, read_machine
 
 COUNTS = (24, 12, 8, 16)
-# an x86 CPU without VNNI adds products of bytes up in 16 bits: with 8-bit weights its sums overflow
-TOLD = read_machine().features
-WEIGHTS_BITS = 8 if TOLD is None or set(TOLD) & set(INT8_FEATURES) else 7
 # the class is a height: nothing may move it
 STILL = [f"--set={name}=0" for name in ("label_smoothing", "shift", "zoom", "rotate")]
 

@@ -4,7 +4,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from easy import WEIGHTS_BITS
 from torch import nn
 
 from octlet.compress.config import QuantConfig
@@ -73,7 +72,7 @@ def seen(size: int) -> np.ndarray:
 
 
 def rounded_by(net: ResNet, size: int, *exclude: str) -> FakeQuantised:
-    config = QuantConfig(calibration=16, exclude=exclude, weights_bits=WEIGHTS_BITS)
+    config = QuantConfig(calibration=16, exclude=exclude)
     twin = FakeQuantised(net, config, size)
     calibrate(twin, Fold(scans(size), np.arange(16), np.arange(16) % 4), config, 0, iter)
     return twin

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from arm import __main__ as command
-from arm import check, debian, userland
+from arm import check, debian, haswell, userland
 from arm.agreement import Agreement, as_csv, choose, compare
 from arm.userland import Userland, wheels_key
 from click.testing import CliRunner
@@ -20,6 +21,7 @@ from PIL import Image
 
 from octlet.core.errors import InputError, OctletError, UsageError
 from octlet.core.labels import LABELS
+from octlet.runtime.machine import Sources, read_machine
 
 # Debian packages ----------------------------------------------------------------------------------------
 
@@ -271,3 +273,44 @@ def test_another_answer_fails(stand_in: Callable[[str], Any], model_file: Path) 
     assert done.exit_code == 5
     assert "1 of 2" in done.stdout
     assert "does not give the same answers" in done.stderr
+
+
+# An older x86 ------------------------------------------------------------------------------------------
+
+
+def test_the_haswell_has_a_cpuinfo_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulator = script(tmp_path, "qemu-x86_64", 'for word; do echo "$word"; done')
+    monkeypatch.setattr(haswell, "qemu", lambda folder, guest: (folder / f"qemu-{guest}",))
+    said = subprocess.run(
+        [haswell.command(tmp_path), "-c", "x y"], capture_output=True, text=True, check=True
+    )
+    root = tmp_path / "root-haswell"
+    assert said.stdout.splitlines() == ["-L", str(root), "-cpu", "Haswell", sys.executable, "-c", "x y"]
+    assert emulator.exists()
+    told = read_machine(Sources(root))
+    assert told.features == ("avx2",)
+    assert replace(told, architecture="x86_64").clips_sums
+
+
+@pytest.mark.parametrize(("off", "code"), [(0.0, 0), (1e-6, 0), (1e-4, 5)])
+def test_an_older_cpu_must_give_the_same_numbers(
+    off: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_file: Path
+) -> None:
+    rows = {
+        Path(sys.executable): document(("a", "CNV", [0.7, 0.3, 0, 0])),
+        tmp_path / "there": document(("a", "CNV", [0.7 - off, 0.3 + off, 0, 0])),
+    }
+    monkeypatch.setattr(command, "FOLDER", tmp_path)
+    monkeypatch.setattr(command, "prepare_qemu", lambda folder: None)
+    monkeypatch.setattr(command.phantom, "scans", lambda folder: [tmp_path / "a"])
+    monkeypatch.setattr(command.phantom, "models", lambda folder: (model_file,))
+    monkeypatch.setattr(haswell, "command", lambda folder: tmp_path / "there")
+    monkeypatch.setattr(haswell, "qemu_version", lambda folder: "7.2")
+    monkeypatch.setattr(haswell, "predict", lambda python, model, engine, scans: rows[python])
+    monkeypatch.delenv("OCTLET_DATA", raising=False)
+    done = CliRunner().invoke(command.main, ["haswell", "--out", str(tmp_path / "out.csv")])
+    assert done.exit_code == code, done.output
+    assert ("does not give the same answers" in done.stderr) == (code == 5)
+    text = (tmp_path / "out.csv").read_text()
+    assert '"qemu-x86_64 7.2, -cpu Haswell"' in text
+    assert "oct4-pi5" in text

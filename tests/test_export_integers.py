@@ -2,14 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from easy import WEIGHTS_BITS
 from onnx import numpy_helper
 from torch import nn
 
@@ -23,6 +22,7 @@ from octlet.export.qdq import IntegerModel, Parity, check_integers, check_placem
 from octlet.models.resnet import ResNet, build
 from octlet.models.spec import NetSpec, UnitSpec, named_spec
 from octlet.runtime.engines import onnxruntime
+from octlet.runtime.machine import read_machine
 from octlet.train.showing import Fold
 
 SPECS = {
@@ -83,7 +83,7 @@ def phantoms(size: int) -> np.ndarray:
     return simulated_scans(16, size)
 
 
-def case(family: str, bits: int = WEIGHTS_BITS, *exclude: str) -> Case:
+def case(family: str, bits: int = 8, *exclude: str) -> Case:
     return _case(family, bits, exclude)  # one cache entry however it is called
 
 
@@ -160,8 +160,31 @@ def test_a_folded_stem_computes_the_same_to_the_bit(monkeypatch):
 
 
 def test_a_stem_in_float_is_not_folded():
-    kinds = [node.op_type for node in case("v2", WEIGHTS_BITS, "conv1").graph.node]
+    kinds = [node.op_type for node in case("v2", 8, "conv1").graph.node]
     assert "SpaceToDepth" not in kinds
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_two_layers_read_one_constant(family):
+    graph = case(family).graph
+    makers = {node.output[0]: node for node in graph.node}
+    rounding = [makers[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+    read = [name for node in rounding for name in (*node.input, *node.output)]
+    assert len(rounding) == len(case(family).twin.layers)
+    assert len(read) == len(set(read)) == 4 * len(rounding)
+
+
+@pytest.mark.skipif(read_machine().clips_sums, reason="this CPU computes one of the two only")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_done_for_a_cpu_that_clips_sums_computes_the_same_to_the_bit(family, monkeypatch):
+    chosen = case(family)
+    scans = np.random.default_rng(0).uniform(-1, 1, (3, 1, chosen.size, chosen.size)).astype(np.float32)
+    old = replace(read_machine(), architecture="x86_64", features=("avx2",))
+    found = [onnxruntime.load(chosen.model.onnx, chosen.size, 1).run(scans)]
+    monkeypatch.setattr(onnxruntime, "read_machine", lambda: old)
+    found.append(onnxruntime.load(chosen.model.onnx, chosen.size, 1).run(scans))
+    for name in ("logits", "cam", "embedding"):
+        assert np.array_equal(*(getattr(each, name) for each in found))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -214,7 +237,7 @@ def test_a_deep_network_runs_in_integers():
 )
 def test_a_layer_in_float_is_named_and_allowed_only_when_it_was_asked_for(family, layer):
     # between two rounded layers ONNX Runtime would round its weights, by one scale for all channels
-    chosen = case(family, WEIGHTS_BITS, layer)
+    chosen = case(family, 8, layer)
     with pytest.raises(GateError, match=rf"computes {layer}[\w.]* in float, 1 nodes"):
         check_placement(chosen.model.onnx)
     with pytest.raises(GateError, match=layer):
@@ -227,7 +250,7 @@ def test_a_layer_in_float_is_named_and_allowed_only_when_it_was_asked_for(family
 
 @pytest.mark.parametrize(("family", "layer"), [("v2", "layer1.0.conv2"), ("basic", "layer2.0.downsample.0")])
 def test_a_network_with_a_layer_in_float_computes_what_was_simulated(family, layer):
-    chosen = case(family, WEIGHTS_BITS, layer)
+    chosen = case(family, 8, layer)
     scans = phantoms(32)[:, None].astype(np.float32) / 127.5 - 1
     with torch.inference_mode():
         wanted = chosen.twin.eval()(torch.from_numpy(scans)).cam.numpy()
@@ -236,7 +259,7 @@ def test_a_network_with_a_layer_in_float_computes_what_was_simulated(family, lay
 
 
 def test_a_head_in_float_is_allowed_by_its_name():
-    operators = check_placement(case("v2", WEIGHTS_BITS, "fc", "norm").model.onnx, ["fc", "norm"])
+    operators = check_placement(case("v2", 8, "fc", "norm").model.onnx, ["fc", "norm"])
     assert operators["QLinearConv"] == len(case("v2").twin.layers) - 2
 
 
@@ -261,7 +284,7 @@ def test_three_ways_of_computing_are_compared_and_a_gate_falls_where_they_part()
     assert set(told) == {"converted", "onnxruntime"}
     assert all(each["images"] == 32 for each in told.values())
     assert all(each["agreement"] >= 0.995 and each["logits"] <= 0.05 for each in told.values())
-    other = made(SPECS["v2"], 32, weights_bits=WEIGHTS_BITS)
+    other = made(SPECS["v2"], 32)
     with torch.no_grad():
         dict(other.twin.named_parameters())["graph.fc.bias"].add_(torch.tensor([5.0, -5.0, 0.0, 0.0]))
     with pytest.raises(GateError, match="simulated and the converted"):

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from easy import WEIGHTS_BITS, command, result_of
+from easy import command, result_of
 from lite import scans, seen
 from onnx import numpy_helper
 from torch import nn
@@ -71,7 +71,7 @@ def float_file(family: str, size: int) -> bytes:
 
 @cache
 def simulated(family: str, size: int, *exclude: str) -> FakeQuantised:
-    config = QuantConfig(calibration=16, exclude=exclude, weights_bits=WEIGHTS_BITS)
+    config = QuantConfig(calibration=16, exclude=exclude)
     twin = FakeQuantised(random_net(family), config, size)
     calibrate(twin, Fold(scans(size), np.arange(16), np.arange(16) % 4), config, 0, iter)
     return twin

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easy import WEIGHTS_BITS, command, result_of
+from easy import command, result_of
 from PIL import Image
 from torch import nn
 
@@ -35,7 +35,7 @@ from octlet.train.run import fingerprint_of
 
 # the class is a height: nothing may move it
 LEARN = {"epochs": 5, "lr": 0.01} | dict.fromkeys(("label_smoothing", "shift", "zoom", "rotate"), 0.0)
-ROUNDING = ["--set=quantize.calibration=8", f"--set=quantize.weights_bits={WEIGHTS_BITS}"]
+ROUNDING = ["--set=quantize.calibration=8"]
 QUICK = ["--steps", 1, "--epochs", 1, "--round-to", 1, "--images", 200, "--resamples", 100]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from easy import STILL, WEIGHTS_BITS, command, result_of
+from easy import STILL, command, result_of
 from lite import NAME, NARROW, random_net, rounded, scans, seen
 from onnx import numpy_helper
 from torch import nn
@@ -152,7 +152,6 @@ def test_the_commands_take_it_from_training_to_a_model_file(easy_scans, tmp_path
     taught = tmp_path / "taught"
     result_of("distill", small, "--data", easy_scans, "--student", small, "--out", taught, "--epochs", 1)
     words = ["--method", "qat", "--epochs", 1, "--set", "calibration=16", "--out", rounded_run]
-    words += ["--weights-bits", WEIGHTS_BITS]
     result = result_of("quantize", taught, "--data", easy_scans, *words)
     assert result["layers"] == [14, 14]
     extra = ["--litert"] if ENGINES["litert"].installed else []

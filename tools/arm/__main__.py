@@ -1,21 +1,25 @@
-"""`python -m arm check` and `python -m arm count`, behind `make arm` and `make arm-count`."""
+"""`python -m arm check`, `count` and `haswell`, behind `make arm`, `make arm-count` and `make haswell`."""
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from arm import count as counter
-from arm.agreement import as_csv
+from arm import haswell as older
+from arm import phantom
+from arm.agreement import Agreement, as_csv, choose
 from arm.check import Check, Findings
-from arm.userland import PROJECT, RELEASES, Userland, install_octlet
+from arm.userland import PROJECT, RELEASES, Userland, install_octlet, prepare_qemu
 from octlet.cli.ui import say, table
 from octlet.core.errors import GateError, OctletError
 from octlet.core.files import write_text
 from octlet.runtime.engine import ENGINES
+from octlet.runtime.shipped import SHIPPED
 
 FOLDER = PROJECT / ".arm"
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -40,6 +44,18 @@ def told(function: Callable[..., int]) -> Callable[..., None]:
     return run
 
 
+@contextmanager
+def _ending_well(if_possible: bool) -> Iterator[None]:
+    """Where this machine cannot do it: say so and end with 0 if `if_possible`, else with the error."""
+    try:
+        yield
+    except OctletError as error:
+        if not if_possible:
+            raise
+        say(f"arm: NOT CHECKED on this machine: {error}")
+        sys.exit(0)
+
+
 def _prepared(pythons: tuple[str, ...]) -> list[Userland]:
     userlands = [Userland(FOLDER, python) for python in pythons]
     for userland in userlands:
@@ -48,15 +64,25 @@ def _prepared(pythons: tuple[str, ...]) -> list[Userland]:
     return userlands
 
 
-@main.command()
-@click.option("--python", "pythons", multiple=True, type=click.Choice(list(RELEASES)), default=list(RELEASES))
-@click.option("--model", "models", multiple=True, type=_FILE, help="A model file beside the small ones.")
-@click.option(
+_MODELS = click.option("--model", "models", multiple=True, type=_FILE, help="A model file beside the others.")
+_DATA = click.option(
     "--data", envvar="OCTLET_DATA", type=click.Path(path_type=Path, exists=True), help="Real scans."
 )
-@click.option("--per-kind", type=click.IntRange(min=1), default=12, help="Of each class and shape of them.")
+_PER_KIND = click.option(
+    "--per-kind", type=click.IntRange(min=1), default=12, help="Of each class and shape of them."
+)
+_IF_POSSIBLE = click.option(
+    "--if-possible", is_flag=True, help="Where this machine cannot emulate, say so and end well."
+)
+
+
+@main.command()
+@click.option("--python", "pythons", multiple=True, type=click.Choice(list(RELEASES)), default=list(RELEASES))
+@_MODELS
+@_DATA
+@_PER_KIND
 @click.option("--tests/--no-tests", default=True, help="Also run the runtime's tests there.")
-@click.option("--if-possible", is_flag=True, help="Where this machine cannot emulate, say so and end well.")
+@_IF_POSSIBLE
 @click.option("--out", type=_FILE, default=FOLDER / "agreement.csv", help="Where the table goes.")
 @told
 def check(
@@ -69,13 +95,8 @@ def check(
     out: Path,
 ) -> int:
     """Compare the answers of emulated Pythons with those of this machine."""
-    try:
+    with _ending_well(if_possible):
         userlands = _prepared(pythons)
-    except OctletError as error:
-        if not if_possible:
-            raise
-        say(f"arm: NOT CHECKED on this machine: {error}")
-        return 0
     install_octlet(FOLDER)
     # Real scans say something of a network that was trained on such; the small ones were not.
     found = Check(FOLDER, models, data if models else None, per_kind, tests).run(userlands)
@@ -87,19 +108,44 @@ def check(
     return 0
 
 
-def _print(found: Findings) -> None:
-    rows = [
+def _print_agreements(rows: Iterable[Agreement]) -> None:
+    shown = [
         (a.python, a.model, a.engine, a.scans, a.n, f"{a.same_label} of {a.n}", f"{a.largest_difference:.1e}")
-        for a in found.agreements
+        for a in rows
     ]
     headers = ("Python", "model", "engine", "scans", "n", "same label", "largest difference of a probability")
-    click.echo(table(headers, rows))
+    click.echo(table(headers, shown))
+
+
+def _print(found: Findings) -> None:
+    _print_agreements(found.agreements)
     click.echo()
     for python, model, passed in found.verified:
         click.echo(f"Python {python}: octlet verify, {model}: {'passed' if passed else 'FAILED'}")
     for run in found.tests:
         result = f"{run.passed} passed, {run.skipped} skipped, {run.failed} failed"
         click.echo(f"Python {run.python}: tests of {run.files}: {result}")
+
+
+@main.command()
+@_MODELS
+@_DATA
+@_PER_KIND
+@_IF_POSSIBLE
+@click.option("--out", type=_FILE, default=FOLDER / "haswell.csv", help="Where the table goes.")
+@told
+def haswell(models: tuple[Path, ...], data: Path | None, per_kind: int, if_possible: bool, out: Path) -> int:
+    """Compare the answers of an older x86 CPU with those of this machine."""
+    with _ending_well(if_possible):
+        prepare_qemu(FOLDER)
+    sets = {"simulated": phantom.scans(FOLDER)} | ({"real": choose(data, per_kind)} if data else {})
+    rows = older.check(FOLDER, (*phantom.models(FOLDER), SHIPPED, *models), sets)
+    write_text(out, as_csv(rows))
+    _print_agreements(rows)
+    if not older.passed(rows):
+        say(f"haswell: {GateError('the emulated CPU does not give the same answers', path=out)}")
+        return GateError.exit_code
+    return 0
 
 
 @main.command()

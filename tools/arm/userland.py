@@ -109,15 +109,15 @@ class Userland:
         self.command(*extras).chmod(0o755)
 
 
-def qemu(folder: Path) -> tuple[str | Path, ...]:
-    """Return the words that run the unpacked emulator with its own loader and libraries, on any Linux."""
+def qemu(folder: Path, guest: str = "aarch64") -> tuple[str | Path, ...]:
+    """Return the words that run the unpacked emulator of `guest`, with its own loader, on any Linux."""
     root = folder / "qemu"
     loader = root / (
         "lib64/ld-linux-x86-64.so.2" if platform.machine() == "x86_64" else "lib/ld-linux-aarch64.so.1"
     )
     triplet = f"{platform.machine()}-linux-gnu"
     libraries = ":".join(str(root / place / triplet) for place in ("lib", "usr/lib"))
-    return loader, "--library-path", libraries, root / "usr/bin/qemu-aarch64"
+    return loader, "--library-path", libraries, root / f"usr/bin/qemu-{guest}"
 
 
 def prepare_qemu(folder: Path) -> None:
@@ -126,7 +126,7 @@ def prepare_qemu(folder: Path) -> None:
         architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine())
         if architecture is None or not shutil.which("apt-get"):
             remedy = "it is fetched on Debian, x86-64 or Arm, or in a container of it"
-            raise UsageError("qemu is missing: the emulator qemu-aarch64", remedy=remedy)
+            raise UsageError("qemu is missing: the emulator", remedy=remedy)
         apt = Apt(folder / "apt-qemu", _QEMU_RELEASE, architecture)
         apt.update()
         apt.unpack(["qemu-user"], folder / "qemu")  # the static build knows no plugins
@@ -135,7 +135,7 @@ def prepare_qemu(folder: Path) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
         remedy = f"remove {folder / 'qemu'} to fetch it again"
-        raise OctletError(f"the unpacked qemu-aarch64 does not run: {said}", remedy=remedy) from error
+        raise OctletError(f"the unpacked qemu does not run: {said}", remedy=remedy) from error
 
 
 def qemu_version(folder: Path) -> str:

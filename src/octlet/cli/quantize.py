@@ -20,7 +20,9 @@ from octlet.core.settings import from_mapping
 @click.option("--method", type=click.Choice(METHODS), default="qat", show_default=True, help="See above.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the new run; RUN-METHOD.")
 @click.option(
-    "--weights-bits", type=click.IntRange(2, 8), help="Bits of a weight: 8; 7 for x86 without VNNI."
+    "--weights-bits",
+    type=click.IntRange(2, 8),
+    help="Bits of a weight: 8; 7 for OpenVINO without VNNI.",
 )
 @click.option(
     "--observer",

@@ -20,8 +20,8 @@ class QuantConfig:
     Attributes:
         method: ptq calibrates and trains nothing; qat trains every layer with rounding simulated; qat-linear
             does so for the final linear layer alone, by torchao.
-        weights_bits: bits of a weight, kept in a byte: 8, 7 (for x86 without VNNI, whose 16-bit sums
-            overflow with 8), fewer to simulate.
+        weights_bits: bits of a weight, kept in a byte: 8, 7 (for OpenVINO on x86 without VNNI, whose
+            16-bit sums overflow with 8), fewer to simulate.
         observer: how ptq, and the start of qat, finds an activation's range on the calibration scans.
         percentile: share of an activation's values that "percentile" keeps, in per cent.
         calibration: training scans that are shown to the observers, without augmentation.

@@ -48,6 +48,7 @@ def to_qdq(twin: FakeQuantised, size: int) -> IntegerModel:
     converted = twin.converted()
     model = export_module(converted, size)
     _name(model.graph, twin.layers)
+    _give_own_constants(model.graph)
     _fold_pads(model.graph)
     in_float = set(twin.layers) - {layer.name for layer in twin.quantised}
     _fold_norms(model.graph, in_float)
@@ -67,6 +68,34 @@ def _name(graph: Any, layers: Sequence[str]) -> None:
             unit = ".".join(node.name.split(".")[:2])
         elif node.op_type == "Add":
             node.name = f"{unit}.sum"
+
+
+def _give_own_constants(graph: Any) -> None:
+    """Let no two convolutions read weights, scales or zero points from one tensor.
+
+    The exporter writes what is equal once. On x86 without VNNI ONNX Runtime makes every weight a uint8
+    (octlet.runtime.engines.onnxruntime), and fails where it meets a tensor again.
+    """
+    tensors = {each.name: each for each in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node}
+    taken: set[str] = set()
+    for node in [node for node in graph.node if node.op_type == "Conv"]:
+        rounding = makers.get(node.input[1])
+        if rounding is None or rounding.op_type != "DequantizeLinear":
+            continue
+        if shared := rounding.output[0] in taken:
+            other, rounding = rounding, onnx.NodeProto()
+            rounding.CopyFrom(other)
+            rounding.name = rounding.output[0] = node.input[1] = f"{node.name}.weight"
+        for place, name in enumerate(rounding.input):
+            if name in taken:
+                constant = graph.initializer.add()
+                constant.CopyFrom(tensors[name])
+                constant.name = rounding.input[place] = f"{node.name}.weight.{place}"
+                tensors[constant.name] = constant
+        if shared:  # what is inserted is a copy
+            graph.node.insert(list(graph.node).index(node), rounding)
+        taken.update((*rounding.input, *rounding.output))
 
 
 def _fold_pads(graph: Any) -> None:

@@ -22,7 +22,6 @@ from octlet.runtime.choice import Choice, read_choice
 from octlet.runtime.engine import DEFAULT, ENGINES, readers
 from octlet.runtime.machine import (
     HELD_BACK,
-    INT8_FEATURES,
     Condition,
     Machine,
     Sources,
@@ -137,12 +136,11 @@ def _cpu(machine: Machine) -> Iterator[Finding]:
         yield Finding("CPU features", "not told by this system", NOTE)
         return
     told = ", ".join(machine.features) or "none that matter"
-    if any(name in machine.features for name in INT8_FEATURES):
+    if machine.multiplies_bytes:
         yield Finding("CPU features", told)
         return
-    if machine.architecture in ("x86_64", "AMD64"):
-        # VPMADDUBSW, used without VNNI, adds two products in 16 bits that saturate (Intel SDM, vol. 2).
-        remedy = "verify 8-bit models here (octlet doctor MODEL): large sums may be clipped"
+    if machine.clips_sums:
+        remedy = "expect 8-bit models to be slower than with VNNI: ONNX Runtime keeps their sums exact"
     else:
         remedy = "expect 8-bit models to be hardly faster than float ones (a Raspberry Pi 5 has asimddp)"
     yield Finding("CPU features", f"{told}; none for 8-bit integers", NOTE, remedy)

@@ -83,6 +83,20 @@ class Machine:
         return (self.board or "").startswith("Raspberry Pi")
 
     @property
+    def multiplies_bytes(self) -> bool:
+        """Whether its CPU tells of an instruction of `INT8_FEATURES`."""
+        return not set(self.features or ()).isdisjoint(INT8_FEATURES)
+
+    @property
+    def clips_sums(self) -> bool:
+        """Whether it is an x86 CPU that tells its features, and none for bytes.
+
+        VPMADDUBSW, used in their place, adds two products in 16 bits that saturate (Intel SDM, vol. 2).
+        """
+        known = self.features is not None and self.architecture in ("x86_64", "AMD64")
+        return known and not self.multiplies_bytes
+
+    @property
     def name(self) -> str:
         """Its board or its CPU, or what is known instead, with its number of CPUs."""
         known = self.board or self.cpu or f"{self.system} on {self.architecture}"
