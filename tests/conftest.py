@@ -130,25 +130,24 @@ def make_app(gate: Any) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="session")
 def quick_folding() -> Callable[[], AbstractContextManager[None]]:
-    """Save most of what torchao spends on a conversion, the same for nets of any size.
+    """Save most of what torchao spends on a preparation and a conversion, the same for nets of any size.
 
-    To fold batch norms it traces patterns of four kinds of convolution, of which our networks have one.
+    To fuse and to fold batch norms it traces patterns of four kinds of convolution, of which ours have
+    one.
     """
     from torch.nn.functional import conv2d
     from torchao.quantization.pt2e import qat_utils
 
-    whole = qat_utils._fold_conv_bn_qat_helper
+    def ours(whole: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda graph, kind, *rest, **named: (
+            whole(graph, kind, *rest, **named) if kind is conv2d else graph
+        )
 
     @contextmanager
     def quick() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                qat_utils,
-                "_fold_conv_bn_qat_helper",
-                lambda graph, kind, *rest, **named: (
-                    whole(graph, kind, *rest, **named) if kind is conv2d else graph
-                ),
-            )
+            for name in ("_fuse_conv_bn_qat_helper", "_fold_conv_bn_qat_helper"):
+                patch.setattr(qat_utils, name, ours(getattr(qat_utils, name)))
             yield
 
     return quick

@@ -143,7 +143,7 @@ class FakeQuantised(nn.Module):
 def _exported(net: ResNet, size: int) -> GraphModule:
     example = torch.zeros(2, net.spec.channels, size, size)
     shapes = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(copy.deepcopy(net).train(), (example,), dynamic_shapes=shapes, strict=True)
+    program = torch.export.export(copy.deepcopy(net).train(), (example,), dynamic_shapes=shapes)
     module = program.module()
     assert isinstance(module, GraphModule)  # noqa: S101  (torch types it as any module)
     _give_torchaos_epsilon(module)
