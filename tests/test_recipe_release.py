@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from easy import command
@@ -44,6 +45,16 @@ resamples = 100
 model = "small.octlet"
 notes = "{notes}"
 """
+
+
+@pytest.fixture(scope="module")
+def octlet():
+    """The command in this process, which need not start anew: `octlet` of conftest elsewhere."""
+
+    def run(*words: object) -> "CompletedProcess[str]":
+        return CompletedProcess(words, *command(*words))
+
+    return run
 
 
 @pytest.fixture(scope="module")
