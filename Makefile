@@ -85,9 +85,10 @@ tried: .venv/ready
 	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv docs/results/int8/PTQ.csv docs/results/int8/QAT.csv \
 	    $(foreach point,0.2 0.18 0.05,docs/results/frontier/predictions/$(point)-int8.csv) \
 	    docs/results/release/predictions.csv docs/results/lite0/predictions.csv docs/results/four/predictions.csv \
-	    --name "dense float" --name "PTQ" \
+	    $(foreach row,320 teacher float 3,docs/results/sizes/$(row).csv) --name "dense float" --name "PTQ" \
 	    --name "QAT" --name "20 %, 16 epochs, QAT" --name "18 %, 48 epochs, QAT" --name "5 %, 48 epochs, QAT" \
-	    --name "18 %, poor scans, QAT" --name "Lite0, poor scans, QAT" --name "10 %, taught by four, QAT" --out real/tried
+	    --name "18 %, poor scans, QAT" --name "Lite0, poor scans, QAT" --name "10 %, taught by four, QAT" \
+	    --name "320 px" --name "256, 320, 384 px, mirrored" --name "10 %, taught by these" --name "3 %, the same" --out real/tried
 	cp real/tried/table.csv docs/results/tried.csv
 	cp real/tried/difference.png docs/results/tried.png
 	$(BIN)/python benchmarks/ensembles.py docs/results/ensembles.csv "dense=docs/results/resnet101v2/predictions.csv" \
