@@ -4,27 +4,18 @@ import csv
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
+from scored import said, simulated, write_noise
 
 from octlet.cli.main import main
 from octlet.core.bundle import open_bundle, write_bundle
 from octlet.core.labels import LABELS, NOTICE
 from octlet.evaluate import figures
-from octlet.evaluate.predictions import Predictions, read_predictions, write_predictions
+from octlet.evaluate.predictions import read_predictions, write_predictions
 from octlet.runtime import latency
 
 QUICK = ("--resamples", "100")
-
-
-def simulated(seed=0, n=60, skill=1.0):
-    rng = np.random.default_rng(0)
-    labels, patients = rng.integers(4, size=n), rng.integers(25, size=n)
-    scores = np.random.default_rng([seed, 1]).normal(size=(n, 4))
-    scores[np.arange(n), labels] += skill
-    p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    return Predictions(tuple(f"{row}.png" for row in range(n)), labels, tuple(map(str, patients)), p)
 
 
 @pytest.fixture
@@ -39,14 +30,7 @@ def files(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def scans(tmp_path_factory):
-    """Twelve scans of six patients under class folders."""
-    root = tmp_path_factory.mktemp("scans")
-    rng = np.random.default_rng(0)
-    for number, label in enumerate(LABELS * 3):
-        file = root / label / f"{label}-{number % 6}-{number}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 200, size=(80, 96), dtype=np.uint8)).save(file)
-    return root
+    return write_noise(tmp_path_factory.mktemp("scans"))
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +41,6 @@ def other_file(model_file):
     path = model_file.parent / "other.octlet"
     write_bundle(path, dataclasses.replace(bundle.manifest, name="tiny int8"), contents)
     return path
-
-
-def said(capsys, *args):
-    """Run a verb with --json and return its exit code and its one document."""
-    code = main([*map(str, args), "--json"])
-    return code, json.loads(capsys.readouterr().out)
 
 
 def test_three_predictions_make_a_folder_and_one_document(octlet, files):

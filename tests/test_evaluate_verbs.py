@@ -10,6 +10,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from scored import said, simulated, write_noise
 
 from octlet.cli.main import main
 from octlet.core.labels import LABELS, NOTICE
@@ -19,15 +20,6 @@ from octlet.evaluate.summary import summarise
 
 UNDRAWN = dict.fromkeys(("confusion", "roc", "reliability"), (b"light", b"dark"))
 QUICK = ("--resamples", "100")
-
-
-def simulated(seed=0, n=60, skill=1.0, prefix=""):
-    rng = np.random.default_rng(0)
-    labels, patients = rng.integers(4, size=n), rng.integers(25, size=n)
-    scores = np.random.default_rng([seed, 1]).normal(size=(n, 4))
-    scores[np.arange(n), labels] += skill
-    p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    return Predictions(tuple(f"{prefix}{row}.png" for row in range(n)), labels, tuple(map(str, patients)), p)
 
 
 @pytest.fixture
@@ -41,20 +33,7 @@ def files(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def scans(tmp_path_factory):
-    """Twelve scans of six patients under class folders."""
-    root = tmp_path_factory.mktemp("scans")
-    rng = np.random.default_rng(0)
-    for number, label in enumerate(LABELS * 3):
-        file = root / label / f"{label}-{number % 6}-{number}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 200, size=(80, 96), dtype=np.uint8)).save(file)
-    return root
-
-
-def said(capsys, *args):
-    """Run a verb with --json and return its exit code and its one document."""
-    code = main([*map(str, args), "--json"])
-    return code, json.loads(capsys.readouterr().out)
+    return write_noise(tmp_path_factory.mktemp("scans"))
 
 
 # Figures and pages ----------------------------------------------------------------------------------------

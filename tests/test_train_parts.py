@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from easy import Silent
 
 from octlet.core.errors import InputError, ModelFileError, UsageError
 from octlet.core.image import normalise
@@ -229,14 +230,6 @@ def test_channels_are_last_but_where_that_is_not_safe():
     wanted = dict(exact.named_parameters())
     for name, parameter in state.net.named_parameters():
         torch.testing.assert_close(parameter.grad.double(), wanted[name].grad, rtol=1e-3, atol=1e-3)
-
-
-class Silent:
-    def step(self, done: int, total: int, loss: float) -> bool:
-        return False
-
-    def epoch(self, row: dict[str, object], *, best: bool) -> None:
-        pass
 
 
 def test_patience_stops_a_run_that_no_longer_gets_better():

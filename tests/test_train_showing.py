@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from easy import Silent
 from torch import nn
 
 from octlet.core.image import normalise
@@ -19,14 +20,6 @@ from octlet.train.state import new_state
 
 STILL = TrainConfig(flip=False, rotate=0, zoom=0, shift=0, brightness=0, contrast=0, speckle=0)
 TINY = NetSpec("v2", 8, ((UnitSpec((8, 8, 8), 1, True),),))
-
-
-class Silent:
-    def step(self, done: int, total: int, loss: float) -> bool:
-        return False
-
-    def epoch(self, row: dict[str, object], *, best: bool) -> None:
-        pass
 
 
 @cache

@@ -57,13 +57,7 @@ _HELP = "see 'octlet compare --help'"
     help="Loss of balanced accuracy to rule out.",
 )
 @click.option("--gate", is_flag=True, help="Exit with 5 unless every model is shown not to be inferior.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("octlet-comparison"),
-    show_default=True,
-    help="Folder to write to.",
-)
+@ui.out_option("octlet-comparison")
 @ui.scoring_options
 @ui.json_option
 def command(

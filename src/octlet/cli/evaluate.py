@@ -23,13 +23,7 @@ LISTED = 20
 @click.argument(
     "sources", metavar="SOURCE... [DIR]", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("octlet-evaluation"),
-    show_default=True,
-    help="Folder to write to.",
-)
+@ui.out_option("octlet-evaluation")
 @ui.scoring_options
 @ui.json_option
 def command(

@@ -21,6 +21,17 @@ def json_option(function: F) -> F:
     )
 
 
+def out_option(default: str) -> Callable[[F], F]:
+    """Return the option of the folder that a verb writes."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(default),
+        show_default=True,
+        help="Folder to write to.",
+    )
+
+
 def scoring_options(function: F) -> F:
     """Add the options of the verbs that score scans and resample patients."""
     options = (
