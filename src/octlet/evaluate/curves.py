@@ -79,7 +79,7 @@ def curves_png(histories: Sequence[History], theme: Theme = LIGHT) -> bytes:
     training, validation, accuracy = figure.subplots(1, 3, sharex=True)
     validation.sharey(training)
     panels: dict[Axes, tuple[str, str, str]] = {
-        training: ("train_loss", "Training loss", "cross-entropy, nats"),
+        training: ("train_loss", "Training loss", "loss"),
         validation: ("val_loss", "Validation loss", "cross-entropy, nats"),
         accuracy: ("val_balanced_accuracy", "Validation", "balanced accuracy"),
     }

@@ -24,7 +24,7 @@ def draw_curves(history: Sequence[dict[str, Any]], kept: int, path: Path) -> Non
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(epochs, [row["train_loss"] for row in history], color=TRAIN, marker=".", label="training")
-    left.set(ylabel="loss (cross-entropy, nats)", ylim=(0, None))
+    left.set(ylabel="loss", ylim=(0, None))  # cross-entropy in nats; a lesson's training has another
     right.plot(epochs, [row["train_accuracy"] for row in history], color=TRAIN, marker=".", label="training")
     if "val_loss" in history[0]:
         loss, plain, balanced = (
