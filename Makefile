@@ -4,7 +4,7 @@
 # make real             the dense network, five folds
 # make int8 frontier    the same in integers; pruned
 # make release-model    the model that ships; then release-figures, robustness, tried, teachers, lite0, peers, cold-start
-# make trust heatmaps   what a model's doubt and its heatmaps are worth
+# make trust embeddings heatmaps   what a model's doubt and its heatmaps are worth
 # make arm arm-count pi-check   an emulated Arm machine and a Raspberry Pi's installer: docs/arm.md
 PYTHON ?= python3
 BIN := .venv/bin
