@@ -301,7 +301,8 @@ def test_an_older_cpu_must_give_the_same_numbers(
         tmp_path / "there": document(("a", "CNV", [0.7 - off, 0.3 + off, 0, 0])),
     }
     monkeypatch.setattr(command, "FOLDER", tmp_path)
-    monkeypatch.setattr(command, "prepare_qemu", lambda folder: None)
+    monkeypatch.setattr(haswell, "prepare_qemu", lambda folder: None)
+    monkeypatch.setattr(haswell.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(command.phantom, "scans", lambda folder: [tmp_path / "a"])
     monkeypatch.setattr(command.phantom, "models", lambda folder: (model_file,))
     monkeypatch.setattr(haswell, "command", lambda folder: tmp_path / "there")
@@ -314,3 +315,11 @@ def test_an_older_cpu_must_give_the_same_numbers(
     text = (tmp_path / "out.csv").read_text()
     assert '"qemu-x86_64 7.2, -cpu Haswell"' in text
     assert "oct4-pi5" in text
+
+
+def test_another_machine_is_no_haswell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(haswell.platform, "machine", lambda: "aarch64")
+    done = CliRunner().invoke(command.main, ["haswell"])
+    assert done.exit_code == UsageError.exit_code
+    assert "not one for x86-64" in done.stderr
+    assert CliRunner().invoke(command.main, ["haswell", "--if-possible"]).exit_code == 0

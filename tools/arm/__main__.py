@@ -14,7 +14,7 @@ from arm import haswell as older
 from arm import phantom
 from arm.agreement import Agreement, as_csv, choose
 from arm.check import Check, Findings
-from arm.userland import PROJECT, RELEASES, Userland, install_octlet, prepare_qemu
+from arm.userland import PROJECT, RELEASES, Userland, install_octlet
 from octlet.cli.ui import say, table
 from octlet.core.errors import GateError, OctletError
 from octlet.core.files import write_text
@@ -137,7 +137,7 @@ def _print(found: Findings) -> None:
 def haswell(models: tuple[Path, ...], data: Path | None, per_kind: int, if_possible: bool, out: Path) -> int:
     """Compare the answers of an older x86 CPU with those of this machine."""
     with _ending_well(if_possible):
-        prepare_qemu(FOLDER)
+        older.prepare(FOLDER)
     sets = {"simulated": phantom.scans(FOLDER)} | ({"real": choose(data, per_kind)} if data else {})
     rows = older.check(FOLDER, (*phantom.models(FOLDER), SHIPPED, *models), sets)
     write_text(out, as_csv(rows))

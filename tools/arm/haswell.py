@@ -1,5 +1,6 @@
-"""`make haswell`: does an x86 CPU without VNNI, as most are, compute the same integers as this machine?"""
+"""`make haswell`: does an older x86 CPU, without VNNI, compute the same integers as this machine?"""
 
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +8,21 @@ from shlex import quote
 
 from arm.agreement import Agreement, compare
 from arm.check import engines_of, name_of, predict
-from arm.userland import qemu, qemu_version
+from arm.userland import prepare_qemu, qemu, qemu_version
+from octlet.core.errors import UsageError
 from octlet.core.files import write_text
 
 CPU = "Haswell"  # has AVX2, neither AVX-512 nor VNNI
 # Integers are the same; the means at a network's end are floats, added up in another order.
 BOUND = 1e-5
 _CPUINFO = "processor\t: 0\nmodel name\t: Intel Core Processor (Haswell)\nflags\t\t: sse4_1 avx2 fma\n"
+
+
+def prepare(folder: Path) -> None:
+    """Unpack the emulator; raises as `prepare_qemu`, and UsageError on another machine than x86-64."""
+    if platform.machine() != "x86_64":
+        raise UsageError("this Python is not one for x86-64", remedy="run it on an x86-64 machine")
+    prepare_qemu(folder)
 
 
 def command(folder: Path) -> Path:
