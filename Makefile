@@ -4,7 +4,7 @@
 # make real             the dense network, five folds
 # make int8 frontier    the same in integers; pruned
 # make release-model    the model that ships; then release-figures, robustness, tried, teachers, lite0, peers, cold-start
-# make trust embeddings heatmaps   what a model's doubt and its heatmaps are worth
+# make trust heatmaps   what a model's doubt and its heatmaps are worth
 # make arm arm-count pi-check   an emulated Arm machine and a Raspberry Pi's installer: docs/arm.md
 PYTHON ?= python3
 BIN := .venv/bin
@@ -103,19 +103,6 @@ trust: .venv/ready scans
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
 	$(ONE) benchmarks/trust.py real/trust/trust $(OCTLET_DATA) real/trust/not-oct real/finetune/split $(INT8)
 	cp real/trust/trust.csv real/trust/trust.png docs/results
-
-# What tells that an image is no scan: networks of two folds, trained for this, half an hour on two cores
-.PHONY: embeddings
-EMBEDDINGS := real/embeddings
-embeddings: .venv/ready scans
-	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
-	for k in 0 1; do fold=$(EMBEDDINGS)/fold-$$k; \
-	    $(BIN)/octlet run recipes/real.toml --set train.epochs=5 --out $(EMBEDDINGS) --only fold-$$k/train || exit 1; \
-	    test -f $$fold/int8.octlet || { rm -rf $$fold/int8 && \
-	    $(BIN)/octlet quantize $$fold/train --data $(OCTLET_DATA) --method ptq --out $$fold/int8 && \
-	    $(BIN)/octlet export $$fold/int8 --images 200 --out $$fold/int8.octlet; } || exit 1; done
-	$(ONE) benchmarks/embeddings.py docs/results/embeddings.csv $(OCTLET_DATA) real/trust/not-oct \
-	    $(EMBEDDINGS)/split $(foreach k,0 1,$(EMBEDDINGS)/fold-$(k)/int8.octlet)
 
 heatmaps: scans real/heatmaps/model.octlet
 	$(ONE) benchmarks/heatmaps.py real/heatmaps/heatmaps $(OCTLET_DATA) real/finetune/split real/heatmaps/model.octlet $(INT8)

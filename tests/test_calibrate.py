@@ -60,7 +60,6 @@ def test_the_network_stays_as_it_is(calibrated, model_file):
     assert "Never calibrated" in before.read("README.md").decode()
     card = after.read("README.md").decode()
     assert "Never calibrated" not in card
-    assert after.manifest.prototypes.unit
     assert f"Fitted on {after.manifest.calibration.scans} scans" in card
     assert card.count("## Doubt") == 1
 

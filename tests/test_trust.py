@@ -10,7 +10,6 @@ import pytest
 import scipy.optimize
 import scipy.special
 import scipy.stats
-import sklearn.preprocessing
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
@@ -21,7 +20,7 @@ from octlet.core.errors import InputError, ModelFileError
 from octlet.core.labels import LABELS, URGENCY
 from octlet.core.prediction import NOT_OCT, POOR, UNCERTAIN, Prediction
 from octlet.core.quality import Quality
-from octlet.core.trust import Calibration, Prototypes, Thresholds, Trust, distances, unit_length
+from octlet.core.trust import Calibration, Prototypes, Thresholds, Trust, distances
 from octlet.data.phantom import simulate
 from octlet.evaluate.held_out import HeldOut, pool, read_held_out, write_held_out
 from octlet.evaluate.trust import (
@@ -173,20 +172,6 @@ def test_distances_are_mahalanobis():
         assert found == pytest.approx(min(each) / math.sqrt(5))
 
 
-def test_of_an_embedding_of_unit_length_the_direction_counts():
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(6, 5)).astype(np.float32)
-    found = unit_length(points)
-    np.testing.assert_allclose(found, sklearn.preprocessing.normalize(points.astype(float)), rtol=1e-6)
-    np.testing.assert_array_equal(unit_length(np.zeros((1, 5), np.float32)), np.zeros((1, 5)))
-    brighter = points * rng.uniform(0.1, 10, (6, 1)).astype(np.float32)
-    parts = {"centres": rng.normal(size=(4, 5)), "scale": np.ones(5)}
-    plain, unit = (Trust.of(**trust(5, unit=each, **parts)) for each in (False, True))
-    np.testing.assert_allclose(unit.distances(brighter), unit.distances(points), rtol=1e-5)
-    np.testing.assert_allclose(unit.distances(points), plain.distances(found), rtol=1e-6)
-    assert not np.allclose(plain.distances(brighter), plain.distances(points), rtol=0.01)
-
-
 def test_the_distance_limit_is_an_order_statistic():
     values = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))  # 99 of them
     assert distance_limit(values, 0.02) == 98
@@ -241,7 +226,7 @@ def trust(width=3, **changes):
         "lowest": 0.1,
     } | changes
     lowest = dict.fromkeys(LABELS, parts["lowest"])
-    centres, scale = parts.get("centres", np.zeros((4, width))), parts.get("scale", np.ones(width))
+    centres = parts.get("centres", np.zeros((4, width)))
     return {
         "calibration": Calibration(parts["temperature"], 50, 0.1, 0.05),
         "thresholds": Thresholds(
@@ -253,7 +238,7 @@ def trust(width=3, **changes):
             0.02,
             parts["distance"],
         ),
-        "prototypes": Prototypes.of(centres, scale, unit=parts.get("unit", False)),
+        "prototypes": Prototypes.of(centres, parts.get("scale", np.ones(width))),
     }
 
 
@@ -280,7 +265,7 @@ def test_all_parts_or_none():
     with pytest.raises(ModelFileError, match="only a part"):
         Trust.of(**(trust() | {"prototypes": None}))
     with pytest.raises(ModelFileError, match="malformed"):
-        Trust.of(**(trust() | {"prototypes": Prototypes(3, "&&", "&&", False)}))
+        Trust.of(**(trust() | {"prototypes": Prototypes(3, "&&", "&&")}))
 
 
 def test_prototypes_travel_as_float32():
@@ -290,8 +275,7 @@ def test_prototypes_travel_as_float32():
         found.distances(np.zeros((1, 3), np.float32)),
         distances(np.zeros((1, 3), np.float32), centres.astype(np.float32).astype(float), np.ones(3)),
     )
-    packed = Prototypes.of(np.array([[1.0]]), np.array([2.0]), unit=True)
-    assert packed == Prototypes(1, "AACAPw==", "AAAAQA==", True)
+    assert Prototypes.of(np.array([[1.0]]), np.array([2.0])) == Prototypes(1, "AACAPw==", "AAAAQA==")
 
 
 def calibrated(model_file: Path, path: Path, **parts) -> Path:
@@ -345,7 +329,7 @@ def test_held_out_scores_come_back_bit_equal(tmp_path):
     assert (
         (tmp_path / "a.csv")
         .read_text()
-        .startswith("path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,unit_distance\n")
+        .startswith("path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance\n")
     )
     both = pool([scores, held_out(3, "b")])
     assert len(both.paths) == 8
@@ -356,7 +340,7 @@ def test_held_out_scores_come_back_bit_equal(tmp_path):
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode(errors="replace")))
 def test_no_other_file_is_taken_for_held_out_scores(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("scores") / "a.csv"
-    head = b"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,unit_distance\n"
+    head = b"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance\n"
     for body in (data, head + data, head + b"a,CNV,b,1,2,3,4,5\n" + data):
         path.write_bytes(body)
         with suppress(InputError):
@@ -368,7 +352,7 @@ def test_no_other_file_is_taken_for_held_out_scores(tmp_path_factory, data):
 )
 def test_a_bad_row_is_told(tmp_path, row):
     file = tmp_path / "a.csv"
-    file.write_text(f"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,unit_distance\n{row}\n")
+    file.write_text(f"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance\n{row}\n")
     with pytest.raises(InputError) as caught:
         read_held_out(file)
     assert caught.value.path == str(file)

@@ -13,7 +13,7 @@ from octlet.core.bundle import CARD, Bundle, Manifest, write_bundle
 from octlet.core.errors import InputError, UsageError
 from octlet.core.files import sha256_of, writing_to
 from octlet.core.labels import LABELS, index_of
-from octlet.core.trust import Calibration, Prototypes, Thresholds, distances, unit_length
+from octlet.core.trust import Calibration, Prototypes, Thresholds, distances
 from octlet.data.index import Progress
 from octlet.data.source import open_source, read_pixels
 from octlet.data.split import SplitRecord, check_leaks, read_split
@@ -104,7 +104,7 @@ def calibrate(
         write_held_out(scores, held)
         told["scores"] = str(scores)
     if out is not None:
-        manifest = fitted(predictor.bundle.manifest, held, plan, Prototypes.of(centres, scale, unit=True))
+        manifest = fitted(predictor.bundle.manifest, held, plan, Prototypes.of(centres, scale))
         _write(out, predictor.bundle, manifest, plan.notes)
         told |= {"model": str(out), "sha256": sha256_of(out), "bytes": out.stat().st_size}
         told |= {key: asdict(getattr(manifest, key)) for key in ("calibration", "thresholds")}
@@ -133,10 +133,7 @@ def _labels(records: Sequence[SplitRecord]) -> NDArray[np.int64]:
 def _run(
     predictor: Predictor, root: Path, records: Sequence[SplitRecord], progress: Progress
 ) -> tuple[Sequence[SplitRecord], NDArray[np.float32], NDArray[np.float32]]:
-    """Return the records with their logits (n, 4) and embeddings (n, D), of length 1.
-
-    A bad scan ends it: InputError.
-    """
+    """Return the records with their logits (n, 4) and embeddings (n, D); a bad scan ends it: InputError."""
     logits, embeddings = [], []
     for start in progress(range(0, len(records), BATCH)):
         batch = records[start : start + BATCH]
@@ -144,7 +141,7 @@ def _run(
             [predictor.prepare(read_pixels(root, each.path), each.path) for each in batch]
         )
         logits.append(outputs.logits)
-        embeddings.append(unit_length(outputs.embedding))
+        embeddings.append(outputs.embedding)
     return records, np.concatenate(logits), np.concatenate(embeddings)
 
 

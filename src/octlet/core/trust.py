@@ -66,18 +66,16 @@ class Prototypes:
         width: D, the embedding's length.
         centres: (classes, D), each class's mean embedding.
         scale: (D,), above 0: the standard deviation about the own class's mean, with a floor.
-        unit: whether every embedding is first brought to `unit_length`.
     """
 
     width: int
     centres: str
     scale: str
-    unit: bool
 
     @classmethod
-    def of(cls, centres: Floats, scale: Floats, *, unit: bool) -> "Prototypes":
+    def of(cls, centres: Floats, scale: Floats) -> "Prototypes":
         """Pack arrays (classes, D) and (D,)."""
-        return cls(len(scale), _packed(centres), _packed(scale), unit)
+        return cls(len(scale), _packed(centres), _packed(scale))
 
 
 def _packed(values: Floats) -> str:
@@ -150,8 +148,7 @@ class Trust:
 
     def distances(self, embeddings: NDArray[np.float32]) -> Floats:
         """Return how far embeddings (n, D) are from what the model knows, (n,); see `distances`."""
-        known = unit_length(embeddings) if self.prototypes.unit else embeddings
-        return distances(known, self._centres, self._scale)
+        return distances(embeddings, self._centres, self._scale)
 
     def refuses(self, distance: float) -> str | None:
         """Return why a scan at this distance is refused, as a sentence; None where it is taken."""
@@ -162,16 +159,6 @@ class Trust:
             "The image is not like the B-scans that the model was trained on: "
             f"it lies {distance / limit:.2f} times as far from them as the furthest that is accepted."
         )
-
-
-def unit_length(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return embeddings (n, D), each divided by its Euclidean length; one of zeros stays as it is.
-
-    An image that is no scan may excite a network little, and so lie near every scan; its direction is another
-    (Mueller & Hein 2025, "Mahalanobis++", ICML, PMLR 267:45151).
-    """
-    lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    return (embeddings / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def distances(embeddings: NDArray[np.float32], centres: Floats, scale: Floats) -> Floats:

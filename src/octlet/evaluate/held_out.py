@@ -15,14 +15,12 @@ from octlet.core.files import write_text
 from octlet.core.labels import LABELS
 from octlet.evaluate.predictions import check_names
 
-COLUMNS = ("path", "label", "patient", *(f"z_{label}" for label in LABELS), "unit_distance")
+COLUMNS = ("path", "label", "patient", *(f"z_{label}" for label in LABELS), "distance")
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Scans in a fixed order, each with its label, patient, logits and distance from the prototypes.
-
-    The distance is that of embeddings of unit length (`octlet.core.trust`).
 
     `labels` (n,) int64 are positions in LABELS, `logits` (n, 4) float64 are finite, `distances` (n,) float64
     are finite and not negative. InputError where a rule is broken or a path stands twice.
