@@ -132,8 +132,7 @@ def make_app(gate: Any) -> Iterator[Callable[..., Any]]:
 def quick_folding() -> Callable[[], AbstractContextManager[None]]:
     """Save most of what torchao spends on a preparation and a conversion, the same for nets of any size.
 
-    To fuse and to fold batch norms it traces patterns of four kinds of convolution, of which ours have
-    one.
+    To fuse and to fold batch norms it traces patterns of four kinds of convolution, of which we have one.
     """
     from torch.nn.functional import conv2d
     from torchao.quantization.pt2e import qat_utils

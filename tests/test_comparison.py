@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scored import simulated
 from sklearn import metrics as oracle
 
 from octlet.core.errors import InputError, UsageError
@@ -20,19 +21,9 @@ from octlet.evaluate.comparison_report import comparison_page
 from octlet.evaluate.comparison_tables import differences_table, models_table, p_text, table_csv
 from octlet.evaluate.naming import default_names, file_names
 from octlet.evaluate.paired import compare
-from octlet.evaluate.predictions import Predictions
 from octlet.evaluate.summary import summarise
 
 SKILLS = {"float": 2.5, "int8": 2.4, "pruned": 1.0}
-
-
-def simulated(seed=0, n=60, skill=1.0):
-    rng = np.random.default_rng(0)
-    labels, patients = rng.integers(4, size=n), rng.integers(25, size=n)
-    scores = np.random.default_rng([seed, 1]).normal(size=(n, 4))
-    scores[np.arange(n), labels] += skill
-    p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    return Predictions(tuple(f"{row}.png" for row in range(n)), labels, tuple(map(str, patients)), p)
 
 
 def three(**costs):
