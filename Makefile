@@ -4,7 +4,7 @@
 # make real             the dense network, five folds
 # make int8 frontier    the same in integers; pruned
 # make release-model    the model that ships; then release-figures, robustness, tried, teachers, lite0, peers, cold-start
-# make trust heatmaps   what a model's doubt and its heatmaps are worth
+# make trust heatmaps   what a model's doubt and its heatmaps are worth; make layout: refusals without a network
 # make arm arm-count pi-check   an emulated Arm machine and a Raspberry Pi's installer: docs/arm.md
 PYTHON ?= python3
 BIN := .venv/bin
@@ -103,6 +103,22 @@ trust: .venv/ready scans
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
 	$(ONE) benchmarks/trust.py real/trust/trust $(OCTLET_DATA) real/trust/not-oct real/finetune/split $(INT8)
 	cp real/trust/trust.csv real/trust/trust.png docs/results
+
+# What is refused for its layout; real/trust/more: images that its measures were not chosen by
+.PHONY: layout
+layout: .venv/ready scans real/trust/more
+	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
+	$(BIN)/octlet data check $(OCTLET_DATA) --out real/layout/check
+	$(BIN)/octlet data split real/layout/check/index.csv --folds 5 --out real/layout/split
+	$(ONE) benchmarks/layout.py docs/results/layout.csv $(OCTLET_DATA) real/layout/split real/trust/not-oct real/trust/more
+
+MORE := real/trust/packages
+real/trust/more: | .venv/ready
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary pillow --dest $(MORE) pillow==11.0.0
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(MORE) pydicom-data==1.0.0
+	$(BIN)/python -m tarfile -e $(MORE)/pillow-11.0.0.tar.gz $(MORE)
+	$(BIN)/python -m zipfile -e $(MORE)/pydicom_data-1.0.0-py3-none-any.whl $(MORE)/pydicom-data
+	$(ONE) benchmarks/not_oct.py $@ $(MORE)/pillow-11.0.0/Tests $(MORE)/pydicom-data
 
 heatmaps: scans real/heatmaps/model.octlet
 	$(ONE) benchmarks/heatmaps.py real/heatmaps/heatmaps $(OCTLET_DATA) real/finetune/split real/heatmaps/model.octlet $(INT8)

@@ -1,17 +1,20 @@
 """Images that are no OCT B-scans, for asking whether a model refuses them.
 
-    python benchmarks/not_oct.py FOLDER
+    python benchmarks/not_oct.py FOLDER [OTHERS ...]
 
 Photographs that ship with scikit-image and scikit-learn, whole and in parts; CT, MR, ultrasound and other
 frames that ship with pydicom; pages of text, plots, noise, gradients; and phantoms without a retina. Needs
 these packages and matplotlib; nothing is downloaded. The same versions give the same images.
+
+With OTHERS, folders of any files, instead of all these: each picture and DICOM frame in them, once.
 """
 
 import contextlib
+import hashlib
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +54,11 @@ def parts() -> Iterator[tuple[str, Image.Image]]:
 
 
 def dicom() -> Iterator[tuple[str, Image.Image]]:
+    yield from frames(Path(pydicom.__file__).parent / "data" / "test_files")
+
+
+def frames(folder: Path) -> Iterator[tuple[str, Image.Image]]:
     """Yield a frame of each file that can be read, its grey values from the 1st to the 99th percentile."""
-    folder = Path(pydicom.__file__).parent / "data" / "test_files"
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         with contextlib.suppress(Exception):  # files of reports, plans and deliberate damage lie among them
             data = pydicom.dcmread(file)
@@ -132,6 +138,26 @@ def no_retina() -> Iterator[tuple[str, Image.Image]]:
         yield f"{number:02}", Image.fromarray(detect(cloud.astype(np.float32), eye, rng))
 
 
+def pictures(folder: Path) -> Iterator[tuple[str, Image.Image]]:
+    """Yield the first frame of each file that Pillow can read, unless it is of one grey or very small."""
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with contextlib.suppress(Exception):  # files of fonts and of deliberate damage lie among them
+            image = Image.open(file).convert("RGB").convert("L")
+            low, high = image.getextrema()
+            if min(image.size) >= SIDE and low != high:
+                yield file.stem, image
+
+
+def once(images: Iterator[tuple[str, Image.Image]]) -> Iterator[tuple[str, Image.Image]]:
+    """Yield images that are not the same as one before, with a number before the name."""
+    known: set[str] = set()
+    for name, image in images:
+        key = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+        if key not in known:
+            known.add(key)
+            yield f"{len(known):03}-{name}", image
+
+
 def stretched(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return 255 * (values - values.min()) / np.ptp(values)
 
@@ -140,13 +166,20 @@ def grey(values: NDArray[np.floating]) -> Image.Image:
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
-def main(out: Path) -> None:
+def main(out: Path, others: list[Path]) -> None:
     warnings.simplefilter("ignore")  # of pydicom, about its own damaged files
-    kinds = (photographs, parts, dicom, text, plots, noise, gradients, no_retina)
-    for kind in kinds:
-        folder = out / kind.__name__.replace("_", "-")
+    own = (photographs, parts, dicom, text, plots, noise, gradients, no_retina)
+    kinds: dict[str, Callable[[], Iterator[tuple[str, Image.Image]]]]
+    kinds = {each.__name__.replace("_", "-"): each for each in own}
+    if others:
+        kinds = {
+            kind.__name__: lambda kind=kind: once(found for each in others for found in kind(each))
+            for kind in (pictures, frames)
+        }
+    for kind, images in kinds.items():
+        folder = out / kind
         folder.mkdir(parents=True)
-        for name, image in kind():
+        for name, image in images():
             if min(image.size) < SIDE:
                 scale = SIDE / min(image.size)
                 image = image.resize((round(image.width * scale), round(image.height * scale)))
@@ -155,4 +188,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), list(map(Path, sys.argv[2:])))

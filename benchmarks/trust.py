@@ -39,7 +39,7 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Seen:
-    """One image, what was said of it, and its distance as a share of the limit."""
+    """One image, what was said of it, and the larger of its distances as a share of its limit."""
 
     group: str
     patient: str
@@ -98,8 +98,9 @@ def see(predictor: Predictor, file: Path, group: str, patient: str, label: str) 
     if predictor.trust is None or found.distances is None:
         raise TypeError(f"{file} met a model that was not calibrated")
     before = softmax(found.logits)[0]
-    share = float(found.distances[0]) / predictor.trust.thresholds.distance
-    return Seen(group, patient, label, before, predictor.judge(gray, file.name, found), share)
+    said = predictor.judge(gray, file.name, found)
+    share = max(predictor.trust.strangeness(float(found.distances[0]), said.quality.layout))
+    return Seen(group, patient, label, before, said, share)
 
 
 def seen_scans(predictor: Predictor, scans: Path, split: Path) -> Iterator[Seen]:
@@ -215,7 +216,7 @@ def draw(path: Path, real: list[Seen], others: list[Seen]) -> None:
         right_.hist(shares, bins, weights=weights, alpha=0.7, color=colour, label=f"{name} ({len(seen)})")
     right_.axvline(1, color=LIGHT.ink, linestyle="--", linewidth=1)
     right_.annotate("refused", (3.2, 0.5), xycoords=("data", "axes fraction"))
-    right_.set(xscale="log", xlabel="distance from the class prototypes, limit = 1", ylabel="%")
+    right_.set(xscale="log", xlabel="the larger distance, of embedding or layout, limit = 1", ylabel="%")
     right_.set_xticks([0.25, 0.5, 1, 2, 5, 10], ["0.25", "0.5", "1", "2", "5", "10"])
     right_.set_title("Distance", loc="left", fontsize=10)
     right_.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.5, 1))

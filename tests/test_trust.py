@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from octlet.calibration import Plan, fitted
+from octlet.calibration import Known, Plan, fitted
 from octlet.core.bundle import open_bundle, write_bundle
 from octlet.core.errors import InputError, ModelFileError
 from octlet.core.labels import LABELS, URGENCY
+from octlet.core.layout import MEASURES
 from octlet.core.prediction import NOT_OCT, POOR, UNCERTAIN, Prediction
 from octlet.core.quality import Quality
-from octlet.core.trust import Calibration, Prototypes, Thresholds, Trust, distances
+from octlet.core.trust import Calibration, Layout, Prototypes, Thresholds, Trust, distances
 from octlet.data.phantom import simulate
 from octlet.evaluate.held_out import HeldOut, pool, read_held_out, write_held_out
 from octlet.evaluate.trust import (
@@ -35,6 +36,7 @@ from octlet.runtime.predictor import Predictor
 from octlet.runtime.shipped import shipped
 
 FAIR = Quality(contrast=150.0, saturated=0.0, noise=0.02, cut=0.0, empty=0.0)
+KNOWN = Known(np.zeros((4, 3)), np.ones(3), np.arange(9.0), np.arange(1.0, 10.0))
 
 
 def sample(n=400, seed=0, skill=2.0, temperature=1.0):
@@ -191,15 +193,20 @@ def test_all_is_fitted_at_the_temperature(tmp_path):
     logits, labels = sample(temperature=3.0)
     n = len(labels)
     names = tuple(map(str, range(n)))
-    held = HeldOut(names, labels, names, logits, np.arange(1.0, n + 1))
+    held = HeldOut(names, labels, names, logits, np.arange(1.0, n + 1), np.arange(2.0, n + 2))
     plan = Plan(tmp_path, tmp_path, doubt=0.3)
-    manifest = fitted(open_bundle(shipped()).manifest, held, plan, trust()["prototypes"])
+    manifest = fitted(open_bundle(shipped()).manifest, held, plan, KNOWN)
     shares = scipy.special.softmax(logits / manifest.calibration.temperature, axis=1)
     assert manifest.calibration.temperature == pytest.approx(3.0, rel=0.2)
     assert manifest.thresholds.confidence == pytest.approx(
         np.sort(shares.max(axis=1))[int(0.3 * (n + 1)) - 1]
     )
     assert manifest.thresholds.lowest == pytest.approx(conformal_thresholds(shares, labels, 0.95))
+    assert manifest.thresholds.distance == n - 3  # of 400, four may lie beyond: half of 2 %
+    assert manifest.layout.distance == n - 2
+    assert manifest.thresholds.refusal == manifest.layout.refusal == 0.01
+    assert list(manifest.layout.centre.values()) == list(range(9))
+    assert list(manifest.layout.scale.values()) == list(range(1, 10))
 
 
 def test_the_confidence_limit_is_an_order_statistic():
@@ -301,6 +308,10 @@ def test_a_calibrated_file_scores_at_its_temperature(model_file, tmp_path):
     assert near.abstain in (None, UNCERTAIN)
     far = Predictor.open(calibrated(model_file, tmp_path / "b.octlet", **trust(width, distance=1e-6)))
     assert far.predict([gray], ["scan"])[0].abstain == NOT_OCT
+    layout = Layout(dict.fromkeys(MEASURES, 0.0), dict.fromkeys(MEASURES, 1.0), 0.01, 1e-6)
+    odd = Predictor.open(calibrated(model_file, tmp_path / "d.octlet", **parts, layout=layout))
+    said = odd.predict([gray], ["scan"])[0]
+    assert (said.abstain, "laid out like" in said.explanation) == (NOT_OCT, True)
     wrong = Predictor.open(calibrated(model_file, tmp_path / "c.octlet", **trust(width + 1)))
     with pytest.raises(ModelFileError, match="prototypes"):
         wrong.predict([gray], ["scan"])
@@ -317,7 +328,7 @@ def test_a_file_with_a_forged_threshold_is_refused(model_file, tmp_path):
 def held_out(n=5, prefix=""):
     rng = np.random.default_rng(n)
     names = tuple(f"{prefix}{i}.png" for i in range(n))
-    return HeldOut(names, rng.integers(0, 4, n), names, rng.normal(size=(n, 4)), rng.uniform(0, 3, n))
+    return HeldOut(names, rng.integers(0, 4, n), names, rng.normal(size=(n, 4)), *rng.uniform(0, 3, (2, n)))
 
 
 def test_held_out_scores_come_back_bit_equal(tmp_path):
@@ -329,7 +340,7 @@ def test_held_out_scores_come_back_bit_equal(tmp_path):
     assert (
         (tmp_path / "a.csv")
         .read_text()
-        .startswith("path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance\n")
+        .startswith("path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance,layout\n")
     )
     both = pool([scores, held_out(3, "b")])
     assert len(both.paths) == 8
@@ -340,19 +351,27 @@ def test_held_out_scores_come_back_bit_equal(tmp_path):
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode(errors="replace")))
 def test_no_other_file_is_taken_for_held_out_scores(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("scores") / "a.csv"
-    head = b"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance\n"
-    for body in (data, head + data, head + b"a,CNV,b,1,2,3,4,5\n" + data):
+    head = b"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance,layout\n"
+    for body in (data, head + data, head + b"a,CNV,b,1,2,3,4,5,6\n" + data):
         path.write_bytes(body)
         with suppress(InputError):
             read_held_out(path)
 
 
 @pytest.mark.parametrize(
-    "row", ["a,CNV,b,1,2,3,4,-1", "a,CNV,b,1,2,3,nan,1", "a,X,b,1,2,3,4,1", "a,CNV,b,1,2"]
+    "row",
+    [
+        "a,CNV,b,1,2,3,4,-1,1",
+        "a,CNV,b,1,2,3,4,1,-1",
+        "a,CNV,b,1,2,3,nan,1,1",
+        "a,CNV,b,1,2,3,4,1,inf",
+        "a,X,b,1,2,3,4,1,1",
+        "a,CNV,b,1,2,3,4,1",
+    ],
 )
 def test_a_bad_row_is_told(tmp_path, row):
     file = tmp_path / "a.csv"
-    file.write_text(f"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance\n{row}\n")
+    file.write_text(f"path,label,patient,z_CNV,z_DME,z_DRUSEN,z_NORMAL,distance,layout\n{row}\n")
     with pytest.raises(InputError) as caught:
         read_held_out(file)
     assert caught.value.path == str(file)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from octlet.core.bundle import CARD, Bundle, Manifest, write_bundle
 from octlet.core.errors import InputError, UsageError
 from octlet.core.files import sha256_of, writing_to
 from octlet.core.labels import LABELS, index_of
-from octlet.core.trust import Calibration, Prototypes, Thresholds, distances
+from octlet.core.layout import MEASURES
+from octlet.core.quality import measure
+from octlet.core.trust import Calibration, Layout, Prototypes, Thresholds, distances, off_centre
 from octlet.data.index import Progress
 from octlet.data.source import open_source, read_pixels
 from octlet.data.split import SplitRecord, check_leaks, read_split
@@ -24,6 +26,7 @@ from octlet.evaluate.trust import (
     conformal_thresholds,
     distance_limit,
     fit_temperature,
+    layout_of_many,
     prototypes,
 )
 from octlet.export.card import FOLDS, TEST, with_notes, with_trust
@@ -47,7 +50,8 @@ class Plan:
         pooled: files of held-out scores to fit on instead.
         coverage: of each class, the share of scans whose set shall hold their class, 0 to 1.
         doubt: share of scans like those of training whose label may be called uncertain, 0 to 1.
-        refusal: share of scans like those of training that may be refused, 0 to 1.
+        refusal: share of scans like those of training that may be refused, 0 to 1: half of it for their
+            distance from what the network knows, half for their layout.
         performance: metrics.json of an evaluation on test scans, for the file to tell of itself.
         expected: metrics.json of a cross-validation, for a model that was trained on all of its scans.
         notes: Markdown for the model card.
@@ -78,7 +82,7 @@ def calibrate(
         progress: a wrapper of a counting iterable.
 
     Returns:
-        Plain JSON types: calibration, thresholds, what they were fitted on, and the files written.
+        Plain JSON types: calibration, thresholds, layout, what they were fitted on, and the files written.
 
     Raises:
         UsageError: a training or test set to fit on, an output of another name, or nothing to write.
@@ -89,25 +93,21 @@ def calibrate(
     records = read_split(plan.split)
     check_leaks(records)
     root = open_source(plan.data).root
-    train, _, embeddings = _run(predictor, root, subset_of(records, "train", plan.split), progress)
-    centres, scale = prototypes(embeddings, _labels(train))
+    train = _run(predictor, root, subset_of(records, "train", plan.split), progress)
+    known = Known(*prototypes(train.embeddings, train.labels), *layout_of_many(train.layouts))
     if plan.pooled:
         held = _pooled(plan.pooled, records)
     else:
-        chosen = subset_of(records, plan.subset, plan.split)
-        read, logits, embeddings = _run(predictor, root, chosen, progress)
-        paths, patients = tuple(each.path for each in read), tuple(each.patient for each in read)
-        far = distances(embeddings, centres, scale)
-        held = HeldOut(paths, _labels(read), patients, logits.astype(np.float64), far)
+        held = known.held_out(_run(predictor, root, subset_of(records, plan.subset, plan.split), progress))
     told: dict[str, Any] = {"scans": len(held.paths), "patients": len(set(held.patients))}
     if scores is not None:
         write_held_out(scores, held)
         told["scores"] = str(scores)
     if out is not None:
-        manifest = fitted(predictor.bundle.manifest, held, plan, Prototypes.of(centres, scale))
+        manifest = fitted(predictor.bundle.manifest, held, plan, known)
         _write(out, predictor.bundle, manifest, plan.notes)
         told |= {"model": str(out), "sha256": sha256_of(out), "bytes": out.stat().st_size}
-        told |= {key: asdict(getattr(manifest, key)) for key in ("calibration", "thresholds")}
+        told |= {key: asdict(getattr(manifest, key)) for key in ("calibration", "thresholds", "layout")}
     return told
 
 
@@ -126,23 +126,61 @@ def _check(plan: Plan, out: Path | None, scores: Path | None) -> None:
             raise UsageError(f"--{name} is {share}", remedy="above 0 and below 1")
 
 
-def _labels(records: Sequence[SplitRecord]) -> NDArray[np.int64]:
-    return np.array([index_of(record.label) for record in records], np.int64)
+class _Seen(NamedTuple):
+    """Scans: logits (n, 4) and embeddings (n, D), float32, and how each is laid out, float64 (n, m)."""
+
+    records: Sequence[SplitRecord]
+    logits: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+    layouts: NDArray[np.float64]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return np.array([index_of(record.label) for record in self.records], np.int64)
 
 
-def _run(
-    predictor: Predictor, root: Path, records: Sequence[SplitRecord], progress: Progress
-) -> tuple[Sequence[SplitRecord], NDArray[np.float32], NDArray[np.float32]]:
-    """Return the records with their logits (n, 4) and embeddings (n, D); a bad scan ends it: InputError."""
-    logits, embeddings = [], []
+class Known(NamedTuple):
+    """The training scans in short.
+
+    Attributes:
+        centres: (4, D), each class's mean embedding.
+        scale: (D,), the deviation about it.
+        usual: (m,), the mean layout.
+        spread: (m,), the deviation about it.
+    """
+
+    centres: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    usual: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    def held_out(self, seen: _Seen) -> HeldOut:
+        """Return what was said of scans, and how far they are from these."""
+        paths = tuple(each.path for each in seen.records)
+        patients = tuple(each.patient for each in seen.records)
+        far = distances(seen.embeddings, self.centres, self.scale)
+        odd = off_centre(seen.layouts, self.usual, self.spread)
+        return HeldOut(paths, seen.labels, patients, seen.logits.astype(np.float64), far, odd)
+
+    def layout(self, held: HeldOut, refusal: float) -> Layout:
+        """Return what a model file says of layouts, its limit set by held-out scans."""
+        usual, spread = (
+            dict(zip(MEASURES, each.tolist(), strict=True)) for each in (self.usual, self.spread)
+        )
+        return Layout(usual, spread, refusal, distance_limit(held.layouts, refusal))
+
+
+def _run(predictor: Predictor, root: Path, records: Sequence[SplitRecord], progress: Progress) -> _Seen:
+    """Return what the network and the layout's measures say of scans; a bad scan ends it: InputError."""
+    outputs, layouts = [], []
     for start in progress(range(0, len(records), BATCH)):
         batch = records[start : start + BATCH]
-        outputs = predictor.compute(
-            [predictor.prepare(read_pixels(root, each.path), each.path) for each in batch]
-        )
-        logits.append(outputs.logits)
-        embeddings.append(outputs.embedding)
-    return records, np.concatenate(logits), np.concatenate(embeddings)
+        grays = [read_pixels(root, each.path) for each in batch]
+        ready = [predictor.prepare(gray, each.path) for gray, each in zip(grays, batch, strict=True)]
+        outputs.append(predictor.compute(ready))
+        layouts += [measure(gray).layout for gray in grays]
+    logits, embeddings = ([getattr(each, name) for each in outputs] for name in ("logits", "embedding"))
+    return _Seen(records, np.concatenate(logits), np.concatenate(embeddings), np.array(layouts))
 
 
 def _pooled(files: Sequence[Path], records: Sequence[SplitRecord]) -> HeldOut:
@@ -154,7 +192,7 @@ def _pooled(files: Sequence[Path], records: Sequence[SplitRecord]) -> HeldOut:
     return held
 
 
-def fitted(manifest: Manifest, held: HeldOut, plan: Plan, known: Prototypes) -> Manifest:
+def fitted(manifest: Manifest, held: HeldOut, plan: Plan, known: Known) -> Manifest:
     """Return a manifest with its trust fitted on held-out scores."""
     temperature = fit_temperature(held.logits, held.labels)
     before, after = (softmax(held.logits, each) for each in (1.0, temperature))
@@ -166,14 +204,19 @@ def fitted(manifest: Manifest, held: HeldOut, plan: Plan, known: Prototypes) -> 
         scans=dict(zip(LABELS, counts, strict=True)),
         doubt=plan.doubt,
         confidence=confidence_limit(after.max(axis=1), plan.doubt),
-        refusal=plan.refusal,
-        distance=distance_limit(held.distances, plan.refusal),
+        refusal=plan.refusal / 2,
+        distance=distance_limit(held.distances, plan.refusal / 2),
     )
     calibration = Calibration(temperature, len(held.paths), *errors)
     known_of = {TEST: plan.performance, FOLDS: plan.expected}
     metrics = manifest.metrics | {key: _tested(file) for key, file in known_of.items() if file is not None}
     return replace(
-        manifest, metrics=metrics, calibration=calibration, thresholds=thresholds, prototypes=known
+        manifest,
+        metrics=metrics,
+        calibration=calibration,
+        thresholds=thresholds,
+        prototypes=Prototypes.of(known.centres, known.scale),
+        layout=known.layout(held, plan.refusal / 2),
     )
 
 

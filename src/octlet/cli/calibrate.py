@@ -62,8 +62,9 @@ def command(
     """Teach a model file to doubt.
 
     Fits, on scans that the network was not trained on, the temperature of its probabilities, the sets of
-    classes that cannot be ruled out, the probability under which a label is uncertain, and the distance from
-    the training scans at which an image is refused.
+    classes that cannot be ruled out, the probability under which a label is uncertain, and how far from the
+    training scans an image is refused: half of --refusal for what the network makes of it, half for how it is
+    laid out.
     DIR holds the labelled scans of the split. The network itself stays as it is, byte for byte.
 
     A validation set may be too small for a rare class. Then take what the other folds of a cross-validation
@@ -99,7 +100,8 @@ def _print(found: dict[str, Any]) -> None:
     ]
     click.echo(table(("class", "scans", f"in the {limits['coverage']:.0%} set from"), rows))
     click.echo(f"\nuncertain under {limits['confidence']:.4f} (up to {limits['doubt']:.0%} of scans)")
-    click.echo(f"refused from distance {limits['distance']:.3f} (up to {limits['refusal']:.0%} of scans)")
+    for what, limit in (("a distance", limits), ("a layout's distance", found["layout"])):
+        click.echo(f"refused over {what} of {limit['distance']:.3f} (up to {limit['refusal']:.1%} of scans)")
 
 
 def _warn(found: dict[str, Any]) -> None:

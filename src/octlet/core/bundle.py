@@ -38,7 +38,7 @@ from octlet.core.errors import ModelFileError
 from octlet.core.files import dump_json, replacing
 from octlet.core.image import RECIPE
 from octlet.core.labels import LABELS, NOTICE
-from octlet.core.trust import Calibration, Prototypes, Thresholds, Trust
+from octlet.core.trust import Calibration, Layout, Prototypes, Thresholds, Trust
 
 SCHEMA = 1
 MANIFEST, CARD, GOLDEN = "manifest.json", "README.md", "golden.npz"
@@ -105,6 +105,7 @@ class Manifest:
         versions: of the software that wrote the file.
         licence: of the weights, and the attribution that they ask for.
         calibration, thresholds, prototypes: of `trust`: all of them, or none.
+        layout: of `trust` too; files of before there was one have none.
     """
 
     schema: int = SCHEMA
@@ -123,11 +124,12 @@ class Manifest:
     calibration: Calibration | None = None
     thresholds: Thresholds | None = None
     prototypes: Prototypes | None = None
+    layout: Layout | None = None
 
     @property
     def trust(self) -> Trust | None:
         """How far to rely on it, where `octlet calibrate` was run; ModelFileError if out of range."""
-        return Trust.of(self.calibration, self.thresholds, self.prototypes)
+        return Trust.of(self.calibration, self.thresholds, self.prototypes, self.layout)
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,9 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     contents = dict(sorted(files.items()))
     records = {name: FileRecord(_sha256(data), len(data)) for name, data in contents.items()}
     complete = dataclasses.replace(manifest, files=records)
-    contents = {MANIFEST: dump_json(dataclasses.asdict(complete)).encode(), **contents}
+    plain = dataclasses.asdict(complete)
+    told = {key: value for key, value in plain.items() if key not in _LATER or value is not None}
+    contents = {MANIFEST: dump_json(told).encode(), **contents}
     parse_manifest(contents[MANIFEST])
     entries = [Entry(name, zlib.crc32(data), len(data)) for name, data in contents.items()]
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -303,10 +307,13 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
 
 def _record(value: dict[str, Any], kind: Any, where: str) -> Any:
     hints = get_type_hints(kind)
-    if value.keys() != hints.keys():
-        names = ", ".join(sorted(value.keys() ^ hints.keys()))
+    if odd := (hints.keys() - value.keys() - _LATER) | (value.keys() - hints.keys()):
+        names = ", ".join(sorted(odd))
         raise ModelFileError(f"{where} lacks or has unknown fields: {names[:200]!a}", remedy=_AGAIN)
     return kind(**{key: _typed(each, hints[key], f"{where}.{key}") for key, each in value.items()})
+
+
+_LATER = {"layout"}  # fields that came after the first files: those, and files without such, lack them
 
 
 def _check_manifest(manifest: Manifest) -> None:

@@ -1,15 +1,16 @@
-"""Can a scan be judged at all: blank, saturated, noisy, cut off, or half empty.
+"""Can a scan be judged at all: blank, saturated, noisy, cut off, or half empty; and how it is laid out.
 
 The measures and limits know nothing of any model. None of the 722 scans of the Kermany sample reaches a
 limit; how far they stay from it: docs/trust.md.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octlet.core.image import MARGIN, Gray, at_ranks, padding_mask
+from octlet.core.layout import layout_of
 
 BLANK = 40.0  # grey levels
 SATURATED = 0.03
@@ -34,6 +35,7 @@ class Quality:
             Underst 64:300).
         cut: share of columns in which tissue is as bright as half the contrast at the upper or lower edge.
         empty: share of columns without tissue.
+        layout: `octlet.core.layout.MEASURES` of it, which no limit here is set on; () where all is padding.
     """
 
     contrast: float
@@ -41,6 +43,7 @@ class Quality:
     noise: float
     cut: float
     empty: float
+    layout: tuple[float, ...] = ()
 
     @property
     def fault(self) -> str | None:
@@ -55,8 +58,8 @@ class Quality:
         return next((sentence for sentence, applies in found.items() if applies), None)
 
     def as_dict(self) -> dict[str, float]:
-        """Return the measures, rounded to four decimals."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
+        """Return the measures that have limits, rounded to four decimals."""
+        return {each.name: round(getattr(self, each.name), 4) for each in fields(self)[:-1]}
 
 
 def measure(gray: Gray) -> Quality:
@@ -81,6 +84,7 @@ def measure(gray: Gray) -> Quality:
         noise=_noise(scan, blank) / max(contrast, 1.0),
         cut=_cut(np.where(kept, coarse, np.float32(median)), median + contrast / 2),
         empty=float((by_column <= 0.05 * max(float(usual), 1.0)).mean()),
+        layout=layout_of(np.where(blank, np.uint8(median), scan) if blank.any() else scan),
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from octlet.core.errors import ModelFileError
 from octlet.core.labels import LABELS
+from octlet.core.layout import MEASURES
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +46,7 @@ class Thresholds:
         scans: label -> how many unseen scans that was fitted on.
         doubt: share of scans like those of training whose label may be in doubt (0 to 1).
         confidence: the least calibrated probability of a label that is not.
-        refusal: share of scans like those of training that may be refused (0 to 1).
+        refusal: share of scans like those of training that may be refused for their distance (0 to 1).
         distance: the largest distance from the prototypes at which a scan is taken.
     """
 
@@ -78,6 +79,41 @@ class Prototypes:
         return cls(len(scale), _packed(centres), _packed(scale))
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the training scans are laid out, and how far from that an image is no B-scan, whatever the network.
+
+    Attributes:
+        centre: each of `octlet.core.layout.MEASURES` -> its mean.
+        scale: each -> its standard deviation, with a floor (above 0).
+        refusal: share of scans like those of training that may be refused for their layout (0 to 1).
+        distance: the largest distance (`octlet.core.trust.off_centre`) at which an image is taken.
+    """
+
+    centre: dict[str, float]
+    scale: dict[str, float]
+    refusal: float
+    distance: float
+
+    def __post_init__(self) -> None:
+        for numbers, least in ((self.centre, -math.inf), (self.scale, 0.0)):
+            if tuple(numbers) != MEASURES or not all(least < each < math.inf for each in numbers.values()):
+                raise ModelFileError("its layout is not that of this version's measures", remedy=_AGAIN)
+        if not 0 < self.distance < math.inf:
+            raise ModelFileError("its layout's largest distance is not a number above 0", remedy=_AGAIN)
+
+    def distance_of(self, measured: tuple[float, ...]) -> float:
+        """Return how far the layout of an image, values of `MEASURES`, is from that of the training scans."""
+        centre, scale = (np.array(list(each.values())) for each in (self.centre, self.scale))
+        return float(off_centre(np.array([measured]), centre, scale)[0])
+
+
+def off_centre(measured: Floats, centre: Floats, scale: Floats) -> Floats:
+    """Return how far layouts (n, m) are from a centre (m,), (n,): Euclidean, over scale (m,) and sqrt(m)."""
+    found: Floats = np.sqrt((((measured - centre) / scale) ** 2).mean(axis=1))
+    return found
+
+
 def _packed(values: Floats) -> str:
     return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
 
@@ -97,11 +133,12 @@ _AGAIN = "calibrate the model again: octlet calibrate"
 
 @dataclass(frozen=True)
 class Trust:
-    """The three parts together; ModelFileError where one is out of its range."""
+    """The parts together, `layout` where it was fitted; ModelFileError where one is out of its range."""
 
     calibration: Calibration
     thresholds: Thresholds
     prototypes: Prototypes
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
         limits, width = self.thresholds, self.prototypes.width
@@ -122,14 +159,18 @@ class Trust:
 
     @classmethod
     def of(
-        cls, calibration: Calibration | None, thresholds: Thresholds | None, prototypes: Prototypes | None
+        cls,
+        calibration: Calibration | None,
+        thresholds: Thresholds | None,
+        prototypes: Prototypes | None,
+        layout: Layout | None = None,
     ) -> "Trust | None":
         """Return the parts together, None where there are none; ModelFileError where only some are there."""
-        if calibration is None and thresholds is None and prototypes is None:
+        if all(each is None for each in (calibration, thresholds, prototypes, layout)):
             return None
         if calibration is None or thresholds is None or prototypes is None:
             raise ModelFileError("it holds only a part of its calibration", remedy=_AGAIN)
-        return cls(calibration, thresholds, prototypes)
+        return cls(calibration, thresholds, prototypes, layout)
 
     @cached_property
     def _centres(self) -> Floats:
@@ -150,15 +191,28 @@ class Trust:
         """Return how far embeddings (n, D) are from what the model knows, (n,); see `distances`."""
         return distances(embeddings, self._centres, self._scale)
 
-    def refuses(self, distance: float) -> str | None:
-        """Return why a scan at this distance is refused, as a sentence; None where it is taken."""
-        limit = self.thresholds.distance
-        if distance <= limit:
+    def refuses(self, distance: float, measured: tuple[float, ...] = ()) -> str | None:
+        """Return why an image is refused, as a sentence; None where it is taken.
+
+        Args:
+            distance: from what the model knows.
+            measured: its layout, values of `octlet.core.layout.MEASURES`; () where it has none.
+        """
+        far, odd = self.strangeness(distance, measured)
+        if max(far, odd) <= 1:
             return None
+        what = "laid out like" if odd > far else "like"
         return (
-            "The image is not like the B-scans that the model was trained on: "
-            f"it lies {distance / limit:.2f} times as far from them as the furthest that is accepted."
+            f"The image is not {what} the B-scans that the model was trained on: "
+            f"it lies {max(far, odd):.2f} times as far from them as the furthest that is accepted."
         )
+
+    def strangeness(self, distance: float, measured: tuple[float, ...] = ()) -> tuple[float, float]:
+        """Return the two distances of `refuses`, each as a share of its limit; 0 where there is no such."""
+        far = distance / self.thresholds.distance
+        if self.layout is None or not measured:
+            return far, 0.0
+        return far, self.layout.distance_of(measured) / self.layout.distance
 
 
 def distances(embeddings: NDArray[np.float32], centres: Floats, scale: Floats) -> Floats:

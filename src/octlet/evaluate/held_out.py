@@ -15,15 +15,16 @@ from octlet.core.files import write_text
 from octlet.core.labels import LABELS
 from octlet.evaluate.predictions import check_names
 
-COLUMNS = ("path", "label", "patient", *(f"z_{label}" for label in LABELS), "distance")
+COLUMNS = ("path", "label", "patient", *(f"z_{label}" for label in LABELS), "distance", "layout")
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Scans in a fixed order, each with its label, patient, logits and distance from the prototypes.
+    """Scans in a fixed order, each with its label, patient, logits and distances from the training scans.
 
-    `labels` (n,) int64 are positions in LABELS, `logits` (n, 4) float64 are finite, `distances` (n,) float64
-    are finite and not negative. InputError where a rule is broken or a path stands twice.
+    `labels` (n,) int64 are positions in LABELS, `logits` (n, 4) float64 are finite, `distances` (n,) float64,
+    from the prototypes, and `layouts` (n,) float64, from the usual layout, are finite and not negative.
+    InputError where a rule is broken or a path stands twice.
     """
 
     paths: tuple[str, ...]
@@ -31,15 +32,17 @@ class HeldOut:
     patients: tuple[str, ...]
     logits: NDArray[np.float64]
     distances: NDArray[np.float64]
+    layouts: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         n = len(self.paths)
-        shapes = (self.labels.shape, len(self.patients), self.logits.shape, self.distances.shape)
-        if shapes != ((n,), n, (n, len(LABELS)), (n,)):
-            raise InputError(f"{n} paths need as many labels, patients, logits and distances")
+        columns = (self.labels, self.distances, self.layouts)
+        flat = all(each.shape == (n,) for each in columns)
+        if not flat or len(self.patients) != n or self.logits.shape != (n, len(LABELS)):
+            raise InputError(f"{n} paths need as many labels, patients, logits and distances of both kinds")
         check_names(self.paths, self.patients)
-        finite = np.isfinite(self.logits).all() and np.isfinite(self.distances).all()
-        if not finite or (self.distances < 0).any():
+        finite = all(np.isfinite(each).all() for each in (self.logits, self.distances, self.layouts))
+        if not finite or (self.distances < 0).any() or (self.layouts < 0).any():
             raise InputError("a logit or distance is not a finite number, or a distance is negative")
 
 
@@ -51,6 +54,7 @@ def pool(parts: Sequence[HeldOut]) -> HeldOut:
         tuple(chain.from_iterable(part.patients for part in parts)),
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.layouts for part in parts]),
     )
 
 
@@ -59,11 +63,11 @@ def write_held_out(path: Path, scores: HeldOut) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    numbers = zip(scores.logits.tolist(), scores.distances.tolist(), strict=True)
-    for name, label, patient, (logits, distance) in zip(
+    numbers = np.column_stack((scores.logits, scores.distances, scores.layouts)).tolist()
+    for name, label, patient, row in zip(
         scores.paths, scores.labels.tolist(), scores.patients, numbers, strict=True
     ):
-        writer.writerow((name, LABELS[label], patient, *map(repr, logits), repr(distance)))
+        writer.writerow((name, LABELS[label], patient, *map(repr, row)))
     write_text(path, text.getvalue())
 
 
@@ -82,9 +86,9 @@ def read_held_out(path: Path) -> HeldOut:
         labels = np.array([LABELS.index(row[1]) for row in rows], np.int64)
         numbers = np.array([[float(word) for word in row[3:]] for row in rows]).reshape(len(rows), -1)
         columns = tuple(row[0] for row in rows), labels, tuple(row[2] for row in rows)
-        return HeldOut(*columns, numbers[:, :-1], numbers[:, -1])
+        return HeldOut(*columns, numbers[:, :-2], numbers[:, -2], numbers[:, -1])
     except (ValueError, IndexError) as error:
-        rule = "a row needs a path, a label, a patient and five numbers"
+        rule = "a row needs a path, a label, a patient and six numbers"
         raise InputError(rule, path=path) from error
     except InputError as error:
         raise InputError(error.rule, path=path, remedy=error.remedy) from error

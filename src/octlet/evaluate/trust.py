@@ -10,6 +10,7 @@ from octlet.core.labels import LABELS
 from octlet.evaluate.metrics import Floats
 
 _COLDEST, _HOTTEST = 0.05, 20.0  # the range that a temperature is sought in
+_FLAT = 1e-3  # the least deviation of a measure of layout; of real scans they are 0.01 to 0.3
 _FLOOR = 0.1  # of the mean deviation: a dimension that hardly moves in training is not infinitely telling
 
 
@@ -86,6 +87,14 @@ def prototypes(embeddings: NDArray[np.float32], labels: NDArray[np.int64]) -> tu
     deviation = (wide - centres[labels]).std(axis=0)
     floor = max(_FLOOR * float(deviation.mean()), float(np.finfo(np.float32).tiny))
     return centres, deviation + floor
+
+
+def layout_of_many(measured: Floats) -> tuple[Floats, Floats]:
+    """Return the mean of layouts (n, m) of training scans, (m,), and their standard deviation, (m,).
+
+    The deviation has a floor: a measure that hardly moves in training is not infinitely telling.
+    """
+    return measured.mean(axis=0), measured.std(axis=0) + _FLAT
 
 
 def distance_limit(distances: Floats, refusal: float) -> float:

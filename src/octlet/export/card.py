@@ -116,8 +116,13 @@ def _doubt(manifest: Manifest) -> str:
         f"- a label of a probability under {limits.confidence:.3f} is called uncertain: of such scans at",
         f"  most {limits.doubt:.0%}",
         f"- an image whose embedding lies over {limits.distance:.3f} off the prototypes is",
-        f"  refused: of such scans at most {limits.refusal:.0%}",
+        f"  refused: of such scans at most {limits.refusal:.1%}",
     ]
+    if layout := manifest.trust.layout:
+        lines += [
+            f"- and so is one whose layout is over {layout.distance:.3f} off the usual, for any network:",
+            f"  of such scans at most {layout.refusal:.1%}",
+        ]
     if always:
         lines.append(f"- too few scans for a threshold, hence in every set: {', '.join(always)}")
     return "\n".join(lines)

@@ -176,7 +176,7 @@ class Predictor:
             members=self.trust.members(probabilities),
             coverage=self.trust.thresholds.coverage,
             confidence=self.trust.thresholds.confidence,
-            strange=self.trust.refuses(float(scores.distances[row])),
+            strange=self.trust.refuses(float(scores.distances[row]), quality.layout),
         )
 
     def run(self, grays: Sequence[Gray]) -> Scores:

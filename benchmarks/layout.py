@@ -1,0 +1,164 @@
+"""What is refused for its layout, whatever the network: scans, scans made poor, and images that are none.
+
+    python benchmarks/layout.py OUT.csv SCANS SPLITS NOT_OCT ...
+
+SPLITS is a folder with fold-0.csv, fold-1.csv ... of a cross-validation. In each fold the usual layout is
+that of its training scans, and the limit is what the OTHER folds' test scans stay under, at several shares
+of scans that may be refused. Counted are its own test scans; every eighth of all, corrupted as
+`octlet.data.corruption` has it; and the images in the folders NOT_OCT, which `benchmarks/not_oct.py` wrote.
+"""
+
+import sys
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octlet.cli.ui import bar
+from octlet.core.errors import InputError
+from octlet.core.files import csv_of, write_text
+from octlet.core.image import Gray, read_scan
+from octlet.core.quality import measure
+from octlet.core.trust import off_centre
+from octlet.data.corruption import CORRUPTIONS, SEVERITIES, corrupt
+from octlet.data.source import read_pixels
+from octlet.data.split import SplitRecord, read_split
+from octlet.evaluate.doubt import share_of
+from octlet.evaluate.trust import distance_limit, layout_of_many
+
+SHARES = (0.005, 0.01, 0.02)
+EVERY = 8
+Floats = NDArray[np.float64]
+Row = dict[str, object]
+
+
+def main(out: Path, scans: Path, splits: Path, strange: list[Path]) -> None:
+    folds = [read_split(file) for file in sorted(splits.glob("fold-*.csv"))]
+    test = [[each for each in fold if each.split == "test"] for fold in folds]
+    paths = [each.path for fold in test for each in fold]
+    known = {path: layout(read_pixels(scans, path)) for path in shown(paths, "scans")}
+    limits = list(limits_of(folds, test, known))
+    rows = list(of_scans(test, limits, known))
+    rows += of_poor(scans, sorted(paths)[::EVERY], limits)
+    for folder in strange:
+        rows += of_others(folder, limits)
+    write_text(out, csv_of(rows))
+    for row in rows:
+        print(" ".join(f"{value!s:>{width}}" for value, width in zip(row.values(), WIDTHS, strict=True)))
+
+
+WIDTHS = (6, 22, 14, 8, 8, 8, 6)
+
+
+def shown(paths: list[str], what: str) -> Iterator[str]:
+    return (paths[i] for i in bar(what)(range(len(paths))))
+
+
+def layout(gray: Gray) -> Floats:
+    return np.array(measure(gray).layout)
+
+
+class Limit:
+    """A fold's usual layout, and at each share the limit that the other folds' test scans set."""
+
+    def __init__(self, usual: tuple[Floats, Floats], others: Floats) -> None:
+        self.usual = usual
+        self.at = {share: distance_limit(others, share) for share in SHARES}
+
+    def refuses(self, measured: Floats, share: float) -> list[bool]:
+        """Say of layouts, (m,) or (n, m), which are refused at a share."""
+        return list(off_centre(np.atleast_2d(measured), *self.usual) > self.at[share])
+
+
+def limits_of(
+    folds: list[list[SplitRecord]], test: list[list[SplitRecord]], known: dict[str, Floats]
+) -> Iterator[Limit]:
+    usual, far = [], []
+    for fold, tested in zip(folds, test, strict=True):
+        trained = np.array([known[each.path] for each in fold if each.split == "train"])
+        usual.append(layout_of_many(trained))
+        far.append(off_centre(np.array([known[each.path] for each in tested]), *usual[-1]))
+    for k, own in enumerate(usual):
+        yield Limit(own, np.concatenate(far[:k] + far[k + 1 :]))
+
+
+def of_scans(test: list[list[SplitRecord]], limits: list[Limit], known: dict[str, Floats]) -> Iterator[Row]:
+    patients = [each.patient for fold in test for each in fold]
+    for share in SHARES:
+        marks = [
+            limit.refuses(known[each.path], share)[0]
+            for fold, limit in zip(test, limits, strict=True)
+            for each in fold
+        ]
+        yield row(share, "unseen scans", "all", marks, patients)
+
+
+def of_poor(scans: Path, paths: list[str], limits: list[Limit]) -> Iterator[Row]:
+    """Yield what is refused of corrupted scans; each is judged by every fold, trained on it or not."""
+    grays = {path: read_pixels(scans, path) for path in paths}
+    cases = [(name, severity, path) for name in CORRUPTIONS for severity in SEVERITIES for path in paths]
+    found: dict[tuple[str, int], list[Floats]] = {}
+    for i in bar("poor scans")(range(len(cases))):
+        name, severity, path = cases[i]
+        rng = np.random.default_rng((zlib.crc32(path.encode()), severity))
+        poor = corrupt(grays[path], name, severity, rng)
+        found.setdefault((name, severity), []).append(layout(poor))
+    for share in SHARES:
+        for name in CORRUPTIONS:
+            for severity in SEVERITIES:
+                yield over_folds(share, f"scans, {name}", str(severity), found[name, severity], paths, limits)
+
+
+def of_others(folder: Path, limits: list[Limit]) -> Iterator[Row]:
+    seen = {file: of_image(file) for file in sorted(folder.glob("*/*.png"))}
+    groups = dict.fromkeys(file.parent.name for file in seen)
+    for share in SHARES:
+        for name in (*groups, "all"):
+            own = [file for file in seen if name in (file.parent.name, "all")]
+            measured = [seen[file][0] for file in own]
+            names = [str(file) for file in own]
+            yield over_folds(share, f"{folder.name}: layout", name, measured, names, limits)
+            faults = [seen[file][1] for file in own]
+            yield over_folds(share, f"{folder.name}: or quality", name, measured, names, limits, faults)
+
+
+@cache
+def of_image(file: Path) -> tuple[Floats, bool]:
+    """Return an image's layout, infinite where it has none, and whether it is refused for its quality."""
+    try:
+        found = measure(read_scan(file))
+    except InputError:
+        return np.array([np.inf]), True
+    return np.array(found.layout or (np.inf,)), found.fault is not None
+
+
+def over_folds(
+    share: float,
+    what: str,
+    group: str,
+    measured: list[Floats],
+    names: list[str],
+    limits: list[Limit],
+    faults: list[bool] | None = None,
+) -> Row:
+    """Return a row over every image and fold; the interval draws images, each with what all folds say."""
+    faults = faults or [False] * len(measured)
+    marks = [
+        fault or limit.refuses(each, share)[0]
+        for each, fault in zip(measured, faults, strict=True)
+        for limit in limits
+    ]
+    return row(share, what, group, marks, [name for name in names for _ in limits])
+
+
+def row(refusal: float, what: str, group: str, marks: list[bool], clusters: list[str]) -> Row:
+    found = share_of(marks, clusters)
+    told = {name: "" if found[name] is None else f"{found[name]:.4f}" for name in ("value", "low", "high")}
+    return {"refusal": refusal, "what": what, "group": group, **told, "n": found["n"]}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), list(map(Path, sys.argv[4:])))
