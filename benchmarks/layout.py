@@ -11,8 +11,8 @@ of scans that may be refused. Counted are its own test scans; every eighth of al
 import sys
 import zlib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def main(out: Path, scans: Path, splits: Path, strange: list[Path]) -> None:
         print(" ".join(f"{value!s:>{width}}" for value, width in zip(row.values(), WIDTHS, strict=True)))
 
 
-WIDTHS = (6, 22, 14, 8, 8, 8, 6)
+WIDTHS = (6, 28, 14, 8, 8, 8, 6)
 
 
 def shown(paths: list[str], what: str) -> Iterator[str]:
@@ -100,58 +100,56 @@ def of_poor(scans: Path, paths: list[str], limits: list[Limit]) -> Iterator[Row]
     """Yield what is refused of corrupted scans; each is judged by every fold, trained on it or not."""
     grays = {path: read_pixels(scans, path) for path in paths}
     cases = [(name, severity, path) for name in CORRUPTIONS for severity in SEVERITIES for path in paths]
-    found: dict[tuple[str, int], list[Floats]] = {}
+    found: dict[tuple[str, int], list[Seen]] = {}
     for i in bar("poor scans")(range(len(cases))):
         name, severity, path = cases[i]
         rng = np.random.default_rng((zlib.crc32(path.encode()), severity))
-        poor = corrupt(grays[path], name, severity, rng)
-        found.setdefault((name, severity), []).append(layout(poor))
+        found.setdefault((name, severity), []).append(seen(corrupt(grays[path], name, severity, rng)))
     for share in SHARES:
-        for name in CORRUPTIONS:
-            for severity in SEVERITIES:
-                yield over_folds(share, f"scans, {name}", str(severity), found[name, severity], paths, limits)
+        for (name, severity), images in found.items():
+            yield from over_folds(share, f"scans, {name}", str(severity), images, paths, limits)
 
 
 def of_others(folder: Path, limits: list[Limit]) -> Iterator[Row]:
-    seen = {file: of_image(file) for file in sorted(folder.glob("*/*.png"))}
-    groups = dict.fromkeys(file.parent.name for file in seen)
+    images = {file: of_file(file) for file in sorted(folder.glob("*/*.png"))}
+    groups = dict.fromkeys(file.parent.name for file in images)
     for share in SHARES:
         for name in (*groups, "all"):
-            own = [file for file in seen if name in (file.parent.name, "all")]
-            measured = [seen[file][0] for file in own]
-            names = [str(file) for file in own]
-            yield over_folds(share, f"{folder.name}: layout", name, measured, names, limits)
-            faults = [seen[file][1] for file in own]
-            yield over_folds(share, f"{folder.name}: or quality", name, measured, names, limits, faults)
+            own = [file for file in images if name in (file.parent.name, "all")]
+            given = [images[file] for file in own]
+            yield from over_folds(share, folder.name, name, given, list(map(str, own)), limits)
 
 
-@cache
-def of_image(file: Path) -> tuple[Floats, bool]:
-    """Return an image's layout, infinite where it has none, and whether it is refused for its quality."""
+class Seen(NamedTuple):
+    """An image's layout, infinite where it has none, and whether it is refused for its quality."""
+
+    layout: Floats
+    poor: bool
+
+
+def seen(gray: Gray) -> Seen:
+    found = measure(gray)
+    return Seen(np.array(found.layout or (np.inf,)), found.fault is not None)
+
+
+def of_file(file: Path) -> Seen:
     try:
-        found = measure(read_scan(file))
+        return seen(read_scan(file))
     except InputError:
-        return np.array([np.inf]), True
-    return np.array(found.layout or (np.inf,)), found.fault is not None
+        return Seen(np.array([np.inf]), poor=True)
 
 
 def over_folds(
-    share: float,
-    what: str,
-    group: str,
-    measured: list[Floats],
-    names: list[str],
-    limits: list[Limit],
-    faults: list[bool] | None = None,
-) -> Row:
-    """Return a row over every image and fold; the interval draws images, each with what all folds say."""
-    faults = faults or [False] * len(measured)
-    marks = [
-        fault or limit.refuses(each, share)[0]
-        for each, fault in zip(measured, faults, strict=True)
-        for limit in limits
-    ]
-    return row(share, what, group, marks, [name for name in names for _ in limits])
+    share: float, what: str, group: str, images: list[Seen], names: list[str], limits: list[Limit]
+) -> Iterator[Row]:
+    """Yield rows over every image and fold; the interval draws images, each with what all folds say."""
+    clusters = [name for name in names for _ in limits]
+    marks = [limit.refuses(each.layout, share)[0] for each in images for limit in limits]
+    poor = [each.poor for each in images for _ in limits]
+    yield row(share, f"{what}: layout", group, marks, clusters)
+    yield row(
+        share, f"{what}: or quality", group, [a or b for a, b in zip(marks, poor, strict=True)], clusters
+    )
 
 
 def row(refusal: float, what: str, group: str, marks: list[bool], clusters: list[str]) -> Row:

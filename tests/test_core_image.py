@@ -195,3 +195,42 @@ def test_prepare_refuses_a_white_image_and_normalise_maps_the_ends():
     assert ends.shape == (1, 1, 2, 2)
     assert ends.dtype == np.float32
     np.testing.assert_allclose(ends[0, 0], [[-1, 1], [-1 / 255, 1 / 255]], atol=1e-6)
+
+
+def wedged():
+    """A scene with the white wedge and bars that a scanner leaves."""
+    scan = scene()
+    y, x = np.mgrid[0:496, 0:512]
+    scan[y < 0.4 * x - 60] = 255
+    scan[-20:] = 255
+    return scan
+
+
+@pytest.mark.parametrize("gamma", [0.7, 1.0, 1.6])
+@pytest.mark.parametrize(("darkest", "brightest"), [(0, 180), (30, 140), (60, 235)])
+def test_white_that_a_viewer_made_grey_is_padding_still(gamma, darkest, brightest):
+    white = wedged()
+    share = (white / 255) ** gamma
+    grey = np.rint(darkest + (brightest - darkest) * share).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "JPEG", quality=80)
+    shown = decode(buffer.getvalue(), "shown")
+    assert not (padding_mask(white) ^ padding_mask(shown))[8:-30].mean() > 0.01
+    wanted, found = prepare(white, 96).box, prepare(shown, 96).box
+    assert np.abs(np.subtract(wanted, found)).max() <= 8
+
+
+def test_what_is_not_the_brightest_or_not_wide_is_no_padding():
+    scan = scene()
+    assert scan.max() < 245
+    tissue = scan.copy()
+    tissue[:60] = scan.max() - 60  # a bright band at the edge, of less than the retina's level
+    assert not padding_mask(tissue).any()
+    narrow = scan.copy()
+    narrow[:50, 100:110] = 240  # an artefact that meets the edge
+    assert not padding_mask(narrow).any()
+    narrow[:50, 100:140] = 240
+    assert padding_mask(narrow)[:50, 100:140].all()
+    even = np.full((64, 64), 90, np.uint8)
+    even[30:40] = 100  # next to nothing is brighter, but nothing is much darker
+    assert not padding_mask(even).any()

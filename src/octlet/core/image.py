@@ -143,14 +143,21 @@ class Prepared:
 
 
 WHITE = 245  # JPEG leaves white padding between 246 and 255
+SMEAR = 10  # grey levels that compression moves padding, and what lies beside it, up or down
+BRIGHTER = 1000  # of so many pixels one may be brighter than padding that is not white
+LEAST = 64  # of so many pixels of the edges one at least belongs to such padding
+LIFTED = 40  # grey levels, at least, from the median of what is not so bright to such padding
 FRINGE = 3  # compression smears the padding's edge over this many pixels
 
 
 def padding_mask(gray: Gray) -> NDArray[np.bool_]:
-    """Return where a scan is white padding: near-white runs down from the top or up from the bottom.
+    """Return where a scan is padding: runs of near-white down from the top or up from the bottom.
 
     Scanners that correct motion or tilt leave white bars and wedges, and every one of them reaches a corner.
     Runs from the sides are not looked at: saturated layers meet the sides, and run along them.
+
+    Where a viewer has changed brightness or contrast, white has become grey, and is still what next to
+    nothing is brighter than: see `_near_white`.
 
     Args:
         gray: uint8 (H, W).
@@ -159,9 +166,10 @@ def padding_mask(gray: Gray) -> NDArray[np.bool_]:
         bool (H, W).
     """
     mask = np.zeros(gray.shape, np.bool_)
-    if max(gray[0].max(), gray[-1].max()) < WHITE:  # most scans
+    limit = _near_white(gray)
+    if limit is None:  # many scans
         return mask
-    white = gray >= WHITE
+    white = gray >= limit
     for flip in (slice(None), slice(None, None, -1)):
         from_edge = white[flip]
         reached = np.flatnonzero(from_edge[0])  # few columns, in most scans none
@@ -169,6 +177,27 @@ def padding_mask(gray: Gray) -> NDArray[np.bool_]:
     if not mask.any():
         return mask
     return _grown(_grown(mask, FRINGE).T, FRINGE).T
+
+
+def _near_white(gray: Gray) -> int | None:
+    """Return from which grey level up a pixel may be padding; None where neither edge has any.
+
+    `WHITE` where that is what the brightest of the upper and lower edge are; or else what is within `SMEAR`
+    of them, if they are many and of one level, as tissue is not, next to nothing is brighter, and the rest of
+    the scan is darker.
+    """
+    edges = np.concatenate((gray[0], gray[-1]))
+    brightest = int(edges.max())
+    bright = edges[edges >= brightest - 3 * SMEAR]  # compression overshoots beside padding
+    fewest = len(bright) // 20
+    low, high = at_ranks(bright, fewest, len(bright) - 1 - fewest)
+    if low < WHITE and high - low <= SMEAR and len(bright) * LEAST >= len(edges):
+        level = median(bright)
+        darker = gray[gray < max(level - SMEAR, 0)]
+        brighter = np.count_nonzero(gray > min(level + SMEAR, 255))
+        if brighter * BRIGHTER <= gray.size and darker.size and level - median(darker) >= LIFTED:
+            return min(level - SMEAR, WHITE)
+    return WHITE if brightest >= WHITE else None
 
 
 def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
