@@ -6,6 +6,8 @@ SPLITS is a folder with fold-0.csv, fold-1.csv ... of a cross-validation. In eac
 that of its training scans, and the limit is what the OTHER folds' test scans stay under, at several shares
 of scans that may be refused. Counted are its own test scans; every eighth of all, corrupted as
 `octlet.data.corruption` has it; and the images in the folders NOT_OCT, which `benchmarks/not_oct.py` wrote.
+
+Writes OUT.csv, and OUT.png: how far each lies from the usual layout, as a share of the limit at 1 %.
 """
 
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from octlet.cli.ui import bar
@@ -27,9 +30,11 @@ from octlet.data.corruption import CORRUPTIONS, SEVERITIES, corrupt
 from octlet.data.source import read_pixels
 from octlet.data.split import SplitRecord, read_split
 from octlet.evaluate.doubt import share_of
+from octlet.evaluate.figures import LIGHT
 from octlet.evaluate.trust import distance_limit, layout_of_many
 
 SHARES = (0.005, 0.01, 0.02)
+DRAWN = 0.01
 EVERY = 8
 Floats = NDArray[np.float64]
 Row = dict[str, object]
@@ -41,11 +46,19 @@ def main(out: Path, scans: Path, splits: Path, strange: list[Path]) -> None:
     paths = [each.path for fold in test for each in fold]
     known = {path: layout(read_pixels(scans, path)) for path in shown(paths, "scans")}
     limits = list(limits_of(folds, test, known))
+    drawn: dict[str, list[float]] = {}
     rows = list(of_scans(test, limits, known))
-    rows += of_poor(scans, sorted(paths)[::EVERY], limits)
+    own = zip(test, limits, strict=True)
+    drawn["unseen scans"] = [limit.share(known[each.path]) for fold, limit in own for each in fold]
+    poor = corrupted(scans, sorted(paths)[::EVERY])
+    rows += of_poor(poor, sorted(paths)[::EVERY], limits)
+    drawn["scans, corrupted"] = shares([each for images in poor.values() for each in images], limits)
     for folder in strange:
-        rows += of_others(folder, limits)
+        images = {file: of_file(file) for file in sorted(folder.glob("*/*.png"))}
+        rows += of_others(folder.name, images, limits)
+        drawn[f"no OCT: {folder.name}, {len(images)} images"] = shares(list(images.values()), limits)
     write_text(out, csv_of(rows))
+    draw(out.with_suffix(".png"), drawn)
     for row in rows:
         print(" ".join(f"{value!s:>{width}}" for value, width in zip(row.values(), WIDTHS, strict=True)))
 
@@ -72,6 +85,10 @@ class Limit:
         """Say of layouts, (m,) or (n, m), which are refused at a share."""
         return list(off_centre(np.atleast_2d(measured), *self.usual) > self.at[share])
 
+    def share(self, measured: Floats) -> float:
+        """Return how far a layout lies from the usual one, the limit at `DRAWN` being 1."""
+        return float(off_centre(measured[None], *self.usual)[0]) / self.at[DRAWN]
+
 
 def limits_of(
     folds: list[list[SplitRecord]], test: list[list[SplitRecord]], known: dict[str, Floats]
@@ -96,8 +113,7 @@ def of_scans(test: list[list[SplitRecord]], limits: list[Limit], known: dict[str
         yield row(share, "unseen scans", "all", marks, patients)
 
 
-def of_poor(scans: Path, paths: list[str], limits: list[Limit]) -> Iterator[Row]:
-    """Yield what is refused of corrupted scans; each is judged by every fold, trained on it or not."""
+def corrupted(scans: Path, paths: list[str]) -> dict[tuple[str, int], list["Seen"]]:
     grays = {path: read_pixels(scans, path) for path in paths}
     cases = [(name, severity, path) for name in CORRUPTIONS for severity in SEVERITIES for path in paths]
     found: dict[tuple[str, int], list[Seen]] = {}
@@ -105,19 +121,25 @@ def of_poor(scans: Path, paths: list[str], limits: list[Limit]) -> Iterator[Row]
         name, severity, path = cases[i]
         rng = np.random.default_rng((zlib.crc32(path.encode()), severity))
         found.setdefault((name, severity), []).append(seen(corrupt(grays[path], name, severity, rng)))
+    return found
+
+
+def of_poor(
+    found: dict[tuple[str, int], list["Seen"]], paths: list[str], limits: list[Limit]
+) -> Iterator[Row]:
+    """Yield what is refused of corrupted scans; each is judged by every fold, trained on it or not."""
     for share in SHARES:
         for (name, severity), images in found.items():
             yield from over_folds(share, f"scans, {name}", str(severity), images, paths, limits)
 
 
-def of_others(folder: Path, limits: list[Limit]) -> Iterator[Row]:
-    images = {file: of_file(file) for file in sorted(folder.glob("*/*.png"))}
+def of_others(what: str, images: dict[Path, "Seen"], limits: list[Limit]) -> Iterator[Row]:
     groups = dict.fromkeys(file.parent.name for file in images)
     for share in SHARES:
         for name in (*groups, "all"):
             own = [file for file in images if name in (file.parent.name, "all")]
             given = [images[file] for file in own]
-            yield from over_folds(share, folder.name, name, given, list(map(str, own)), limits)
+            yield from over_folds(share, what, name, given, list(map(str, own)), limits)
 
 
 class Seen(NamedTuple):
@@ -150,6 +172,28 @@ def over_folds(
     yield row(
         share, f"{what}: or quality", group, [a or b for a, b in zip(marks, poor, strict=True)], clusters
     )
+
+
+def shares(images: list[Seen], limits: list[Limit]) -> list[float]:
+    return [limit.share(each.layout) for each in images for limit in limits]
+
+
+def draw(path: Path, drawn: dict[str, list[float]]) -> None:
+    figure = Figure(figsize=(9, 4), dpi=150, layout="constrained", facecolor=LIGHT.paper)
+    axes = figure.subplots()
+    bins = np.geomspace(0.1, 20, 60)
+    colours = (LIGHT.bar, "#009e73", "#d55e00", "#cc79a7")
+    for (name, values), colour in zip(drawn.items(), colours, strict=False):
+        weights = np.full(len(values), 100 / len(values))
+        clipped = np.clip(values, bins[0], bins[-1])
+        axes.hist(clipped, bins, weights=weights, histtype="step", linewidth=1.6, color=colour, label=name)
+    axes.axvline(1, color=LIGHT.ink, linestyle="--", linewidth=1)
+    axes.annotate("refused", (1.08, 0.93), xycoords=("data", "axes fraction"))
+    axes.set(xscale="log", xlabel=f"distance of the layout, limit at {DRAWN:.0%} = 1", ylabel="%")
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10, 20], ["0.1", "0.2", "0.5", "1", "2", "5", "10", "20"])
+    axes.legend(frameon=False, loc="upper right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
 
 
 def row(refusal: float, what: str, group: str, marks: list[bool], clusters: list[str]) -> Row:
