@@ -234,3 +234,10 @@ def test_what_is_not_the_brightest_or_not_wide_is_no_padding():
     even = np.full((64, 64), 90, np.uint8)
     even[30:40] = 100  # next to nothing is brighter, but nothing is much darker
     assert not padding_mask(even).any()
+
+
+@pytest.mark.parametrize("level", [0, 5, 30, 128, 240])
+def test_a_picture_of_one_level_has_no_padding_unless_it_is_white(level):
+    even = np.full((40, 50), level, np.uint8)
+    assert not padding_mask(even).any()
+    assert padding_mask(even | 245).all()
