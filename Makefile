@@ -299,7 +299,8 @@ sizes: .venv/ready scans
 	$(SAID) $(SIZES)/teacher.csv $(OCTLET_DATA) --mirror --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
 
 # A ninth of the dense network's multiply-accumulates, 45 minutes of two cores a fold; SMALL_FOLDS="0 1" makes two of the
-# five. What the networks say of their test scans is kept fold by fold, the figures are of all that are kept
+# five, the fewest that can set each other's limits. What they say of their test scans is kept fold by fold; table.csv is of
+# all that are kept, trust.csv of those that were made
 .PHONY: small
 SMALL_FOLDS ?= 0 1 2 3 4
 NINTH := docs/results/small
@@ -315,7 +316,7 @@ small: .venv/ready scans
 	    --out real/small/pair
 	cp real/small/pair/table.csv $(NINTH)
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
-	mkdir -p real/small/made
+	rm -rf real/small/made && mkdir real/small/made
 	for k in $(SMALL_FOLDS); do cp real/small/split/fold-$$k.csv real/small/made; done
 	$(ONE) benchmarks/trust.py real/small/trust $(OCTLET_DATA) real/trust/not-oct real/small/made \
 	    $(foreach k,$(SMALL_FOLDS),real/small/fold-$(k)/compressed.octlet)
