@@ -1,6 +1,8 @@
 """How an image is laid out, and what is refused for it."""
 
+import os
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from octlet.core.layout import MEASURES, _quantile, layout_of
 from octlet.core.quality import measure
 from octlet.core.trust import Layout, off_centre
 from octlet.data.phantom import simulate
+from octlet.data.source import open_source, read_pixels
 from octlet.evaluate.trust import layout_of_many
 from octlet.runtime.predictor import Predictor
 from octlet.runtime.shipped import shipped
@@ -162,3 +165,13 @@ def test_a_file_of_before_there_was_a_layout_is_read(model_file):
 def test_quantiles_are_numpys(n, share, seed):
     values = np.random.default_rng(seed).normal(size=(n + 1, 3))
     np.testing.assert_allclose(_quantile(values, share), np.quantile(values, share, axis=0))
+
+
+@pytest.mark.skipif("OCTLET_DATA" not in os.environ, reason="OCTLET_DATA names no folder of real scans")
+def test_the_model_that_ships_knows_the_layout_of_its_scans():
+    scans = open_source(Path(os.environ["OCTLET_DATA"]))
+    known = np.array([measure(read_pixels(scans.root, item.path)).layout for item in scans])
+    usual = open_bundle(shipped()).manifest.layout
+    wanted = layout_of_many(known)
+    for found, each in zip((usual.centre, usual.scale), wanted, strict=True):
+        np.testing.assert_allclose(list(found.values()), each, atol=1e-6)
