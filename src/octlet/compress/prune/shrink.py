@@ -56,11 +56,11 @@ class Shrinking:
         """Return the network that step k, from 1, leaves of `net`, in eval mode; `net` is used up."""
         if self.config.what == "weights":
             return self._fewer_weights(net, k)
+        due = self._units_due(net, k)
         if not self.config.restore:
-            return self._fewer_channels(self._fewer_units(net, k), k)[0]
+            return self._fewer_channels(without_units(net, due), k)[0]
         scans, _ = self.fold.sample(restore.SCANS).batch(np.arange(min(restore.SCANS, len(self.fold))), CPU)
         wanted = restore.measured(net, scans)
-        due = self._units_due(net, k)
         wanted = dict(restore.without_units(wanted, renamed_without(net.spec, due)))
         net = without_units(net, due)
         spec = net.spec
@@ -79,10 +79,6 @@ class Shrinking:
             for name, weight in kernels(again):
                 weight.mul_(masks[name] != 0)
         return again.eval()
-
-    def _fewer_units(self, net: ResNet, k: int) -> ResNet:
-        due = self._units_due(net, k)
-        return without_units(net, due) if due else net
 
     def _units_due(self, net: ResNet, k: int) -> list[Unit]:
         all_of_them = len(removable(self.first))
