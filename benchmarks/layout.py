@@ -1,5 +1,7 @@
 """What is refused for its layout, whatever the network: scans, scans made poor, and images that are none.
 
+And which scans are taken to lie upside down: those that do, and those that do not.
+
     python benchmarks/layout.py OUT.csv SCANS SPLITS NOT_OCT ...
 
 SPLITS is a folder with fold-0.csv, fold-1.csv ... of a cross-validation. In each fold the usual layout is
@@ -44,19 +46,21 @@ def main(out: Path, scans: Path, splits: Path, strange: list[Path]) -> None:
     folds = [read_split(file) for file in sorted(splits.glob("fold-*.csv"))]
     test = [[each for each in fold if each.split == "test"] for fold in folds]
     paths = [each.path for fold in test for each in fold]
-    known = {path: layout(read_pixels(scans, path)) for path in shown(paths, "scans")}
+    grays = {path: read_pixels(scans, path) for path in paths}
+    known = {path: layout(grays[path]) for path in shown(paths, "scans")}
     limits = list(limits_of(folds, test, known))
     drawn: dict[str, list[float]] = {}
     rows = list(of_scans(test, limits, known))
     own = zip(test, limits, strict=True)
     drawn["unseen scans"] = [limit.share(known[each.path]) for fold, limit in own for each in fold]
-    poor = corrupted(scans, sorted(paths)[::EVERY])
+    poor = corrupted(grays, sorted(paths)[::EVERY])
     rows += of_poor(poor, sorted(paths)[::EVERY], limits)
     drawn["scans, corrupted"] = shares([each for images in poor.values() for each in images], limits)
     for folder in strange:
         images = {file: of_file(file) for file in sorted(folder.glob("*/*.png"))}
         rows += of_others(folder.name, images, limits)
         drawn[f"no OCT: {folder.name}, {len(images)} images"] = shares(list(images.values()), limits)
+    rows += of_upright(folds[0], grays, poor)
     write_text(out, csv_of(rows))
     draw(out.with_suffix(".png"), drawn)
     for row in rows:
@@ -113,8 +117,7 @@ def of_scans(test: list[list[SplitRecord]], limits: list[Limit], known: dict[str
         yield row(share, "unseen scans", "all", marks, patients)
 
 
-def corrupted(scans: Path, paths: list[str]) -> dict[tuple[str, int], list["Seen"]]:
-    grays = {path: read_pixels(scans, path) for path in paths}
+def corrupted(grays: dict[str, Gray], paths: list[str]) -> dict[tuple[str, int], list["Seen"]]:
     cases = [(name, severity, path) for name in CORRUPTIONS for severity in SEVERITIES for path in paths]
     found: dict[tuple[str, int], list[Seen]] = {}
     for i in bar("poor scans")(range(len(cases))):
@@ -133,6 +136,21 @@ def of_poor(
             yield from over_folds(share, f"scans, {name}", str(severity), images, paths, limits)
 
 
+def of_upright(
+    records: list[SplitRecord], grays: dict[str, Gray], poor: dict[tuple[str, int], list["Seen"]]
+) -> Iterator[Row]:
+    """Yield what is refused as upside down, whatever the limit of the layout; intervals draw patients."""
+    patients = {each.path: each.patient for each in records}
+    paths = list(grays)
+    clusters = [patients[path] for path in paths]
+    for what, rows in (("scans", slice(None)), ("scans turned upside down", slice(None, None, -1))):
+        marks = [seen(grays[path][rows]).down for path in shown(paths, what)]
+        yield row(0, f"{what}: upside down", "all", marks, clusters)
+    drawn = [patients[path] for path in sorted(paths)[::EVERY]]
+    for (name, severity), images in poor.items():
+        yield row(0, f"scans, {name}: upside down", str(severity), [each.down for each in images], drawn)
+
+
 def of_others(what: str, images: dict[Path, "Seen"], limits: list[Limit]) -> Iterator[Row]:
     groups = dict.fromkeys(file.parent.name for file in images)
     for share in SHARES:
@@ -143,22 +161,24 @@ def of_others(what: str, images: dict[Path, "Seen"], limits: list[Limit]) -> Ite
 
 
 class Seen(NamedTuple):
-    """An image's layout, infinite where it has none, and whether it is refused for its quality."""
+    """An image's layout, infinite where it has none; is it refused for its quality, and as upside down?"""
 
     layout: Floats
     poor: bool
+    down: bool
 
 
 def seen(gray: Gray) -> Seen:
     found = measure(gray)
-    return Seen(np.array(found.layout or (np.inf,)), found.fault is not None)
+    fault = found.fault or ""
+    return Seen(np.array(found.layout or (np.inf,)), fault != "", "upside down" in fault)
 
 
 def of_file(file: Path) -> Seen:
     try:
         return seen(read_scan(file))
     except InputError:
-        return Seen(np.array([np.inf]), poor=True)
+        return Seen(np.array([np.inf]), poor=True, down=False)
 
 
 def over_folds(

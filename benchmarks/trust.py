@@ -170,6 +170,7 @@ def of_quality(seen: list[Seen]) -> Iterator[Row]:
     for name in ("saturated", "noise", "cut", "empty"):
         most = max(getattr(each, name) for each in measured)
         yield row(f"quality: {name}, most", "all", most, len(seen))
+    yield row("quality: upright, least", "all", min(each.upright for each in measured), len(seen))
 
 
 def of_others(seen: list[Seen]) -> Iterator[Row]:

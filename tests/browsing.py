@@ -153,7 +153,7 @@ def prediction(file: str, label: str, urgency: str, share: float = 0.91, **more:
         "set": [label],
         "abstain": None,
         "explanation": f"{label}, as the test has it.",
-        "quality": dict.fromkeys(("contrast", "saturated", "noise", "cut", "empty"), 0.5),
+        "quality": dict.fromkeys(("contrast", "saturated", "noise", "cut", "empty", "upright"), 0.5),
         "map": MAP,
         **more,
     }

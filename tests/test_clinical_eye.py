@@ -12,7 +12,7 @@ from octlet.core.labels import LABELS, URGENCY
 from octlet.core.prediction import NOT_OCT, POOR, UNCERTAIN, UNKNOWN, URGENCIES, Prediction
 from octlet.core.quality import Quality
 
-FAIR = Quality(150.0, 0.0, 0.05, 0.0, 0.0)
+FAIR = Quality(150.0, 0.0, 0.05, 0.0, 0.0, 0.5)
 FULL = tuple(URGENCIES)
 
 
@@ -25,7 +25,7 @@ def said(label: str, share: float = 0.97, number: int = 1, **named: object) -> P
 def refused(number: int, label: str = "CNV", reason: str = NOT_OCT) -> Prediction:
     if reason == POOR:
         return Prediction.of(
-            f"v#{number}", np.array([0.97, 0.01, 0.01, 0.01]), Quality(0.0, 0.0, 0.0, 0.0, 0.0)
+            f"v#{number}", np.array([0.97, 0.01, 0.01, 0.01]), Quality(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         )
     return said(label, number=number, strange="It is not known.")
 

@@ -15,7 +15,7 @@ from skimage import data
 from octlet.core.bundle import open_bundle, parse_manifest
 from octlet.core.errors import ModelFileError
 from octlet.core.files import dump_json
-from octlet.core.layout import MEASURES, _quantile, layout_of
+from octlet.core.layout import MEASURES, _quantile, layout_of, levels_of
 from octlet.core.quality import measure
 from octlet.core.trust import Layout, off_centre
 from octlet.data.phantom import simulate
@@ -28,7 +28,7 @@ LAYOUT = Layout(dict.fromkeys(MEASURES, 0.0), dict.fromkeys(MEASURES, 2.0), 0.01
 
 
 def measured(image):
-    return dict(zip(MEASURES, layout_of(image), strict=True))
+    return dict(zip(MEASURES, layout_of(levels_of(image)), strict=True))
 
 
 def phantom(seed=0, label="NORMAL"):
@@ -81,9 +81,9 @@ def test_correlations_are_pearsons():
 
 def test_sampling_and_light_tell_nothing():
     scan = phantom()
-    plain = np.array(layout_of(scan))
-    finer = np.array(layout_of(np.kron(scan, np.ones((2, 3), np.uint8))))
-    dimmer = np.array(layout_of((scan * 0.7 + 20).astype(np.uint8)))
+    plain = np.array(layout_of(levels_of(scan)))
+    finer = np.array(layout_of(levels_of(np.kron(scan, np.ones((2, 3), np.uint8)))))
+    dimmer = np.array(layout_of(levels_of((scan * 0.7 + 20).astype(np.uint8))))
     np.testing.assert_allclose(finer, plain, atol=0.01)
     np.testing.assert_allclose(dimmer, plain, atol=0.03)
 
@@ -95,7 +95,8 @@ def test_sampling_and_light_tell_nothing():
     st.sampled_from((1, 16, 256)),
 )
 def test_any_image_has_a_layout(height, width, seed, levels):
-    found = layout_of(np.random.default_rng(seed).integers(0, levels, (height, width), dtype=np.uint8))
+    image = np.random.default_rng(seed).integers(0, levels, (height, width), dtype=np.uint8)
+    found = layout_of(levels_of(image))
     assert len(found) == len(MEASURES)
     assert np.isfinite(found).all()
 

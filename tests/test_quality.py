@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from octlet.core.image import padding_mask
-from octlet.core.quality import measure
+from octlet.core.layout import levels_of, upright_of
+from octlet.core.quality import UPRIGHT, measure
 from octlet.data.phantom import simulate
 
 
@@ -37,6 +38,8 @@ def test_what_is_wrong_with_a_scan():
         "cut": scan[tissue:],
         "empty": half,
         "saturated": bright,
+        "turned": np.rot90(scan, 2),
+        "mirrored": scan[::-1],
     }
     words = {name: measure(image).fault for name, image in faults.items()}
     assert "blank" in words["blank"]
@@ -45,6 +48,8 @@ def test_what_is_wrong_with_a_scan():
     assert "cut off" in words["cut"]
     assert "empty" in words["empty"]
     assert "saturated" in words["saturated"]
+    assert "upside down" in words["turned"]
+    assert "upside down" in words["mirrored"]
 
 
 def test_only_the_outermost_rows_tell_that_a_scan_is_cut():
@@ -82,6 +87,29 @@ def test_the_noise_is_that_which_was_added():
         assert found.noise * found.contrast == pytest.approx(sigma, rel=0.1)
 
 
+def columns(*grey):
+    """Return a picture of 64 x 32 pixels, a block each; all columns have these grey levels."""
+    return np.repeat(np.pad(np.array(grey, np.uint8), (20, 44 - len(grey)))[:, None], 32, axis=1)
+
+
+def test_upright_is_how_much_more_sharply_tissue_begins_than_ends():
+    assert upright_of(levels_of(columns(200, 200, 200))) == pytest.approx(0, abs=1e-6)
+    fading = upright_of(
+        levels_of(columns(100, 75, 50, 25))
+    )  # the contrast is 100, and 50 is where it is clipped
+    assert fading == pytest.approx((50**3 - 2 * 25**3) / (50**3 + 2 * 25**3), abs=1e-4)
+    assert upright_of(levels_of(columns())) == 0
+
+
+@pytest.mark.parametrize("label", ["CNV", "DME", "DRUSEN", "NORMAL"])
+@pytest.mark.parametrize("seed", range(5))
+def test_phantoms_are_told_from_those_upside_down(label, seed):
+    scan = simulate(label, np.random.default_rng(seed)).pixels
+    found, turned = measure(scan).upright, measure(scan[::-1]).upright
+    assert found > -UPRIGHT
+    assert turned == pytest.approx(-found, abs=0.05)  # the rim of the padding is another
+
+
 @given(st.integers(16, 40), st.integers(16, 40), st.integers(0, 2**32 - 1))
 def test_any_image_can_be_measured(height, width, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
@@ -90,3 +118,4 @@ def test_any_image_can_be_measured(height, width, seed):
     assert 0 <= found.saturated <= 1
     assert 0 <= found.cut <= 1
     assert 0 <= found.empty <= 1
+    assert -1 <= found.upright <= 1

@@ -22,7 +22,7 @@ from octlet.runtime.predictor import Predictor, softmax
 from octlet.runtime.verify import GoldenVector, compare, dump_golden, pixel_difference, read_golden, verify
 
 Batch = NDArray[np.float32]
-FAIR = Quality(contrast=150.0, saturated=0.0, noise=0.02, cut=0.0, empty=0.0)
+FAIR = Quality(contrast=150.0, saturated=0.0, noise=0.02, cut=0.0, empty=0.0, upright=0.5)
 
 
 class BrokenEngine:

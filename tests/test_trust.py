@@ -35,7 +35,7 @@ from octlet.evaluate.trust import (
 from octlet.runtime.predictor import Predictor
 from octlet.runtime.shipped import shipped
 
-FAIR = Quality(contrast=150.0, saturated=0.0, noise=0.02, cut=0.0, empty=0.0)
+FAIR = Quality(contrast=150.0, saturated=0.0, noise=0.02, cut=0.0, empty=0.0, upright=0.5)
 KNOWN = Known(np.zeros((4, 3)), np.ones(3), np.arange(9.0), np.arange(1.0, 10.0))
 
 

@@ -1,9 +1,9 @@
-"""How an image is laid out: what tells a B-scan from another picture without any network.
+"""How an image is laid out: what tells a B-scan from another picture, and its top from its bottom.
 
-A retina is a bright, layered band across a dark ground. The measures are made on a grid of 64 x 32 blocks, so
-that neither noise nor the number of samples tells, and lean on no absolute grey level, so that a poor scan is
-still one. What they come to in training scans, and how far from that an image is refused, is fitted
-(`octlet.core.trust.Layout`); how well that works: docs/trust.md.
+No network is asked. A retina is a bright, layered band across a dark ground. The measures are made on a grid
+of 64 x 32 blocks, so that neither noise nor the number of samples tells, and lean on no absolute grey level,
+so that a poor scan is still one. What they come to in training scans, and how far from that an image is
+refused, is fitted (`octlet.core.trust.Layout`); how well that works: docs/trust.md.
 """
 
 import numpy as np
@@ -18,13 +18,42 @@ Floats = NDArray[np.float64]
 _ROWS, _COLUMNS = 64, 32
 _FAINT = 1e-3  # of the contrast: keeps ratios finite in a picture without any edge
 _TISSUE, _BRIGHT = 0.15, 0.5  # of the contrast, from the median up
+_RIM = 2  # blocks at the upper and lower edge that may hold what is left of blurred padding
 
 
-def layout_of(scan: Gray) -> tuple[float, ...]:
-    """Measure how an image is laid out.
+def levels_of(scan: Gray) -> Floats:
+    """Return the blocks that all measures are made on.
 
     Args:
         scan: uint8 (h, w), padding cut off and blanked.
+
+    Returns:
+        float64 (64, 32), their mean grey value: 0 the median, 1 the 99th percentile of them.
+    """
+    from PIL import Image
+
+    small = Image.fromarray(np.ascontiguousarray(scan)).resize((_COLUMNS, _ROWS), Image.Resampling.BOX)
+    grey = np.asarray(small, np.float64)
+    low = _quantile(grey.ravel(), 0.5)
+    levels: Floats = (grey - low) / max(float(_quantile(grey.ravel(), 0.99) - low), 1.0)
+    return levels
+
+
+def upright_of(levels: Floats) -> float:
+    """Tell from `levels_of` a scan whether its tissue begins more sharply than it ends.
+
+    Returns:
+        1 where all sharp changes down the median column are rises, as at the inner limiting membrane; -1
+        where all are falls, as in a scan that lies upside down: the choroid only fades. Changes count by
+        their cube, and grey levels to half of the contrast, so that this membrane counts as much as brighter
+        layers.
+    """
+    steps = np.diff(np.clip(levels, 0, _BRIGHT), axis=0)[_RIM:-_RIM] ** 3
+    return float(_quantile(steps.sum(axis=0) / (np.abs(steps).sum(axis=0) + _FAINT**2), 0.5))
+
+
+def layout_of(level: Floats) -> tuple[float, ...]:
+    """Measure how an image is laid out, of its `levels_of`.
 
     Returns:
         the values of `MEASURES`, all finite:
@@ -38,12 +67,6 @@ def layout_of(scan: Gray) -> tuple[float, ...]:
         rows: the median correlation of two rows, a sixteenth of the height apart;
         depth: the median correlation of a column with itself, moved down by 6 of 64 blocks.
     """
-    from PIL import Image
-
-    small = Image.fromarray(np.ascontiguousarray(scan)).resize((_COLUMNS, _ROWS), Image.Resampling.BOX)
-    grey = np.asarray(small, np.float64)
-    low = _quantile(grey.ravel(), 0.5)
-    level = (grey - low) / max(float(_quantile(grey.ravel(), 0.99) - low), 1.0)
     down, along = (float(np.abs(np.diff(level, axis=axis)).mean()) for axis in (0, 1))
     middle = _middle(np.maximum(level - _TISSUE, 0))
     places = np.linspace(-1, 1, _COLUMNS)

@@ -1,4 +1,4 @@
-"""Can a scan be judged at all: blank, saturated, noisy, cut off, or half empty; and how it is laid out.
+"""Can a scan be judged at all: blank, saturated, noisy, cut off, half empty, upside down; and its layout.
 
 The measures and limits know nothing of any model. None of the 722 scans of the Kermany sample reaches a
 limit; how far they stay from it: docs/trust.md.
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octlet.core.image import MARGIN, Gray, at_ranks, padding_mask
-from octlet.core.layout import layout_of
+from octlet.core.layout import layout_of, levels_of, upright_of
 
 BLANK = 40.0  # grey levels
 SATURATED = 0.03
 NOISY = 0.28  # noise without any scan comes to 0.39: its own 99.5th percentile is the contrast
 CUT = 0.35
 EMPTY = 0.85
+UPRIGHT = -0.1
 
 _WHITE = 250
 _FINEST = 192  # samples along an axis that the shares are counted on
@@ -35,6 +36,8 @@ class Quality:
             Underst 64:300).
         cut: share of columns in which tissue is as bright as half the contrast at the upper or lower edge.
         empty: share of columns without tissue.
+        upright: -1 to 1, below 0 where tissue begins less sharply at its upper side than it ends at its lower
+            one (`octlet.core.layout.upright_of`).
         layout: `octlet.core.layout.MEASURES` of it, which no limit here is set on; () where all is padding.
     """
 
@@ -43,6 +46,7 @@ class Quality:
     noise: float
     cut: float
     empty: float
+    upright: float
     layout: tuple[float, ...] = ()
 
     @property
@@ -54,6 +58,7 @@ class Quality:
             f"The image is saturated: {self.saturated:.0%} of it is white.": self.saturated > SATURATED,
             f"The tissue is cut off at an edge in {self.cut:.0%} of the columns.": self.cut > CUT,
             f"The scan is empty in {self.empty:.0%} of its columns.": self.empty > EMPTY,
+            "The scan seems to lie upside down. Turn it round.": self.upright < UPRIGHT,
         }
         return next((sentence for sentence, applies in found.items() if applies), None)
 
@@ -66,7 +71,7 @@ def measure(gray: Gray) -> Quality:
     """Measure a scan, uint8 (H, W), both sides at least 16; a scan that is white throughout is blank."""
     padding = padding_mask(gray)
     if padding.all():
-        return Quality(0.0, 1.0, 0.0, 0.0, 1.0)
+        return Quality(0.0, 1.0, 0.0, 0.0, 1.0, 0.0)
     rows, columns = np.flatnonzero(~padding.all(axis=1)), np.flatnonzero(~padding.all(axis=0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     scan, blank = gray[box], padding[box]
@@ -77,6 +82,7 @@ def measure(gray: Gray) -> Quality:
     contrast = float(bright - median)
     tissue = np.where(kept, np.maximum(coarse - np.float32(median + MARGIN), 0), 0)
     by_column = tissue.sum(axis=0)
+    levels = levels_of(np.where(blank, np.uint8(median), scan) if blank.any() else scan)
     usual = np.sort(by_column)[9 * len(by_column) // 10]  # a fringe of padding may outshine all tissue
     return Quality(
         contrast=contrast,
@@ -84,7 +90,8 @@ def measure(gray: Gray) -> Quality:
         noise=_noise(scan, blank) / max(contrast, 1.0),
         cut=_cut(np.where(kept, coarse, np.float32(median)), median + contrast / 2),
         empty=float((by_column <= 0.05 * max(float(usual), 1.0)).mean()),
-        layout=layout_of(np.where(blank, np.uint8(median), scan) if blank.any() else scan),
+        upright=upright_of(levels),
+        layout=layout_of(levels),
     )
 
 

@@ -163,6 +163,7 @@ def _reliance(eye: Eye, facts: Facts) -> str:
         ("noise, of the contrast", _percent(measured.noise, 1), f"at most {_percent(quality.NOISY)}"),
         ("columns cut off", _percent(measured.cut), f"at most {_percent(quality.CUT)}"),
         ("columns empty", _percent(measured.empty), f"at most {_percent(quality.EMPTY)}"),
+        ("upright, -1 to 1", f"{measured.upright:.1f}", f"at least {quality.UPRIGHT:.1f}"),
     ]
     cells = "".join(
         f'<tr><th>{name}</th><td class="number">{value}</td><td class="number soft">{limit}</td></tr>'
