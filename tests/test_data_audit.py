@@ -23,7 +23,7 @@ from octlet.data.audit import (
 )
 from octlet.data.audit_page import page
 from octlet.data.duplicates import NearPair
-from octlet.data.index import Record, Unreadable, build_index
+from octlet.data.index import Record, Unfit, Unreadable, build_index
 from octlet.data.source import open_source, unknown_patient
 
 
@@ -131,7 +131,8 @@ def full_audit() -> Audit:
         record(8, "CNV", split="train", patient="q"),
     ]
     near = [NearPair("0004.png", "0005.png", 3, 0.99), NearPair("0007.png", "0008.png", 3, 0.99)]
-    return audit(records, [Unreadable("bad.png", "CNV", "9", "train", "empty")], near, other_files=2)
+    bad, unfit = Unreadable("bad.png", "CNV", "9", "train", "empty"), Unfit("0001.png", "DME", "blank")
+    return audit(records, [bad], near, other_files=2, unfit=[unfit])
 
 
 def test_the_audit_counts_and_lists() -> None:
@@ -158,6 +159,7 @@ def test_every_finding_is_told_serious_ones_first() -> None:
     text = "\n".join(finding.title for finding in told)
     for part in (
         "Unreadable: 1 scan.",
+        "Unfit to be judged: 1 scan.",
         "The same picture under different labels: 2 scans.",
         "The same bytes: 2 files in 1 set.",
         "Nearly the same picture in different patients: 1 pair.",
@@ -183,16 +185,20 @@ def test_the_page_stands_alone_and_escapes_names(tmp_path: Path) -> None:
         for number in range(2):
             pixels = rng.integers(0, 256, (48, 64), dtype=np.uint8)
             Image.fromarray(pixels).save(root / label / f'"><img src=x>{number}.png'.replace("/", ""))
-    records, _ = build_index(open_source(root))
+    records, *_ = build_index(open_source(root))
     pair = NearPair(records[0].path, records[2].path, 3, 0.99)
     bad = Unreadable("<b>bad</b>.png", "CNV", "9", "", "<i>no</i>")
-    html = page(audit(records, [bad], [pair]), records, root, root.name)
+    unfit = [Unfit(records[0].path, "CNV", "It is <u>blank</u>.")]
+    html = page(audit(records, [bad], [pair], unfit=unfit), records, root, root.name)
     assert "<script" not in html
     assert "<img src=x>" not in html
     assert "<b>bad" not in html
     assert "&lt;b&gt;bad&lt;/b&gt;.png: &lt;i&gt;no&lt;/i&gt;" in html
     assert NOTICE in html
-    assert html.count("data:image/jpeg;base64,") == 8 + 2 * 2  # samples; the pair as near and as conflict
+    assert "It is &lt;u&gt;blank&lt;/u&gt;." in html
+    assert (
+        html.count("data:image/jpeg;base64,") == 8 + 2 * 2 + 1
+    )  # samples; a pair, near and in conflict; unfit
     assert "http" not in html
     assert "prefers-color-scheme: dark" in html
 

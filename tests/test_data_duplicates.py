@@ -130,7 +130,7 @@ def write_copies(folder: Path) -> None:
 
 def test_copies_are_found_and_nothing_else(tmp_path: Path) -> None:
     write_copies(tmp_path)
-    records, _ = build_index(open_source(tmp_path))
+    records, *_ = build_index(open_source(tmp_path))
     pairs = near_duplicates(tmp_path, records)
     assert [(pair.a, pair.b) for pair in pairs] == [
         ("CNV/CNV-0-1.jpeg", "CNV/CNV-10-1.jpeg"),
@@ -143,7 +143,7 @@ def test_copies_are_found_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_collision_of_hashes_is_no_near_duplicate(tmp_path: Path) -> None:
     write_copies(tmp_path)
-    records, _ = build_index(open_source(tmp_path))
+    records, *_ = build_index(open_source(tmp_path))
     alike = [replace(record, dhash="0" * 64) for record in records]  # as if all hashes collided
     assert len(candidates(alike)) == 8 * 7 / 2  # of 9 files, two are the same bytes
     found = {(pair.a, pair.b) for pair in near_duplicates(tmp_path, alike)}
@@ -154,7 +154,7 @@ def test_each_candidate_is_read_once_however_many_it_meets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_copies(tmp_path)
-    records, _ = build_index(open_source(tmp_path))
+    records, *_ = build_index(open_source(tmp_path))
     alike = [replace(record, dhash="0" * 64) for record in records[:-1]] + records[-1:]
     read: list[str] = []
     counted: list[int] = []

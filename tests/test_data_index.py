@@ -18,7 +18,8 @@ from octlet.core.errors import InputError
 from octlet.core.labels import LABELS
 from octlet.data import index
 from octlet.data.cache import prepared_scans
-from octlet.data.index import Record, Unreadable, build_index, dhash, read_index, write_index
+from octlet.data.index import Record, Unfit, Unreadable, build_index, dhash, read_index, write_index
+from octlet.data.phantom import simulate
 from octlet.data.source import Item, Source, open_source
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -78,7 +79,7 @@ def test_an_index_measures_every_scan(tmp_path: Path) -> None:
             counted.append(number)
             yield number
 
-    records, unreadable = build_index(open_source(tmp_path), counting)
+    records, unreadable, _ = build_index(open_source(tmp_path), counting)
     assert unreadable == []
     assert counted == list(range(8))
     assert [record.path for record in records] == sorted(record.path for record in records)
@@ -88,13 +89,25 @@ def test_an_index_measures_every_scan(tmp_path: Path) -> None:
     assert record.sha256 == hashlib.sha256(data).hexdigest()
 
 
+def test_scans_that_nobody_could_judge_are_told_and_indexed(tmp_path: Path) -> None:
+    (tmp_path / "CNV").mkdir()
+    scan = simulate("CNV", np.random.default_rng(0)).pixels
+    for number, pixels in enumerate((scan, scan[::-1], np.full_like(scan, 20))):
+        Image.fromarray(pixels).save(tmp_path / "CNV" / f"CNV-1-{number}.png")
+    records, _, unfit = build_index(open_source(tmp_path))
+    assert len(records) == 3
+    assert [entry.path for entry in unfit] == ["CNV/CNV-1-1.png", "CNV/CNV-1-2.png"]
+    assert unfit[0] == Unfit("CNV/CNV-1-1.png", "CNV", "The scan seems to lie upside down. Turn it round.")
+    assert "blank" in unfit[1].reason
+
+
 def test_a_stop_does_not_wait_for_what_is_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started, going_on = [], threading.Event()
 
-    def slow(_root: Path, item: Item) -> Unreadable:
+    def slow(_root: Path, item: Item) -> tuple[Unreadable, None]:
         started.append(item)
         going_on.wait(60)
-        return Unreadable(item.path, "CNV", "1", "", "never read")
+        return Unreadable(item.path, "CNV", "1", "", "never read"), None
 
     def stop(_numbers: Iterable[int]) -> Iterator[int]:
         raise KeyboardInterrupt
@@ -117,7 +130,7 @@ def test_a_stop_does_not_wait_for_what_is_queued(tmp_path: Path, monkeypatch: py
 def test_npz_scans_are_known_by_their_pixels(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", test_images=images, test_labels=np.array([0, 1, 3]))
-    records, _ = build_index(open_source(tmp_path / "a.npz"))
+    records, *_ = build_index(open_source(tmp_path / "a.npz"))
     assert [r.sha256 for r in records] == [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
 
 
@@ -125,7 +138,7 @@ def test_unreadable_scans_do_not_stop_the_rest(tmp_path: Path) -> None:
     write_scans(tmp_path)
     (tmp_path / "CNV/CNV-70-1.png").write_bytes(b"")
     (tmp_path / "CNV/CNV-71-1.png").write_bytes((tmp_path / "CNV/CNV-0-1.png").read_bytes()[:300])
-    records, unreadable = build_index(open_source(tmp_path))
+    records, unreadable, _ = build_index(open_source(tmp_path))
     assert len(records) == 8
     assert [(entry.path, entry.patient) for entry in unreadable] == [
         ("CNV/CNV-70-1.png", "70"),
@@ -139,7 +152,7 @@ def test_a_name_that_is_no_utf8_is_told_not_fatal(tmp_path: Path) -> None:
     write_scans(tmp_path)
     bad = os.fsencode(tmp_path / "CNV") + b"/caf\xe9.png"
     os.link(tmp_path / "CNV/CNV-0-1.png", bad)
-    records, unreadable = build_index(open_source(tmp_path))
+    records, unreadable, _ = build_index(open_source(tmp_path))
     assert len(records) == 8
     assert unreadable[0].path == "CNV/caf\\udce9.png"
 

@@ -315,7 +315,7 @@ def test_a_leak_is_named(column: str) -> None:
 @pytest.mark.skipif(not SAMPLE, reason="OCTLET_DATA does not name the folder of the real sample")
 def test_the_real_sample() -> None:
     source = open_source(SAMPLE)
-    records, unreadable = build_index(source)
+    records, unreadable, _ = build_index(source)
     assert (len(records), unreadable) == (722, [])
     near = near_duplicates(source.root, records)
     assert near == []

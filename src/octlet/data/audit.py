@@ -8,7 +8,7 @@ from typing import Any
 
 from octlet.core.labels import LABELS
 from octlet.data.duplicates import NearPair, exact_duplicates
-from octlet.data.index import Record, Unreadable
+from octlet.data.index import Record, Unfit, Unreadable
 from octlet.data.source import SPLITS, is_unknown
 
 MIN_SHAPE_SCANS = 5
@@ -65,6 +65,7 @@ class Audit:
     near_within_patients: int
     conflicts: list[Conflict]
     unreadable: list[Unreadable]
+    unfit: list[Unfit]
     shapes: dict[str, dict[str, int]]  # "WxH" -> label -> scans
     shape_shortcuts: list[ShapeShortcut]
     shape_accuracy: float
@@ -81,6 +82,7 @@ def audit(
     unreadable: Sequence[Unreadable],
     near: Sequence[NearPair] = (),
     other_files: int = 0,
+    unfit: Sequence[Unfit] = (),
 ) -> Audit:
     """Examine an index. `near` holds its verified near duplicates (`duplicates.near_duplicates`)."""
     by_path = {record.path: record for record in records}
@@ -100,6 +102,7 @@ def audit(
         near_within_patients=len(near) - len(across),
         conflicts=conflicts(records, near),
         unreadable=list(unreadable),
+        unfit=list(unfit),
         shapes=_shape_counts(records),
         shape_shortcuts=shape_shortcuts(records),
         shape_accuracy=accuracy,
@@ -300,6 +303,10 @@ def _picture_findings(audit: Audit) -> Iterable[Finding]:
         why = "They are in no index, so no later stage sees them."
         action = "Copy or export them again, then check again."
         yield Finding(True, f"Unreadable: {_count(len(audit.unreadable), 'scan')}.", why, action)
+    if audit.unfit:
+        why = "Blank, noisy, saturated, cut off, empty or upside down: 'octlet predict' refuses such scans."
+        action = "Look at them below; turn what lies upside down, leave out what shows no retina."
+        yield Finding(False, f"Unfit to be judged: {_count(len(audit.unfit), 'scan')}.", why, action)
     if audit.conflicts:
         count = len({path for conflict in audit.conflicts for path in conflict.paths})
         title = f"The same picture under different labels: {_count(count, 'scan')}."

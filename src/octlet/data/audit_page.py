@@ -58,6 +58,7 @@ def page(audit: Audit, records: Sequence[Record], root: Path, name: str) -> str:
         _sets("Conflicting labels", [conflict.paths for conflict in audit.conflicts], by_path, root),
         _sets("Near duplicates", [(pair.a, pair.b) for pair in audit.near], by_path, root),
         _sets("Exact duplicates", audit.exact, by_path, root),
+        _unfit(audit, by_path, root),
         _listing("Unreadable scans", (f"{entry.path}: {entry.reason}" for entry in audit.unreadable)),
         _listing("Crossing the given splits", (f"{c.name}: {', '.join(c.splits)}" for c in audit.crossings)),
     ]
@@ -130,6 +131,14 @@ def _sets(title: str, sets: Sequence[Iterable[str]], by_path: dict[str, Record],
     return f'<h2>{title}</h2>\n<div class="sets">' + "\n".join(shown) + "</div>" + _more(len(sets))
 
 
+def _unfit(audit: Audit, by_path: dict[str, Record], root: Path) -> str:
+    if not audit.unfit:
+        return ""
+    shown = (_figure(by_path[scan.path], root, scan.reason) for scan in audit.unfit[:MOST_SHOWN])
+    strip = f'<div class="strip">{"".join(shown)}</div>'
+    return "<h2>Unfit to be judged</h2>\n" + strip + _more(len(audit.unfit))
+
+
 def _listing(title: str, lines: Iterable[str]) -> str:
     listed = list(lines)
     items = "".join(f"<li>{escape(line)}</li>" for line in listed[:MOST_SHOWN])
@@ -140,14 +149,14 @@ def _more(count: int) -> str:
     return f'<p class="soft">And {count - MOST_SHOWN:,} more in audit.json.</p>' if count > MOST_SHOWN else ""
 
 
-def _figure(record: Record, root: Path) -> str:
+def _figure(record: Record, root: Path, note: str = "") -> str:
     image = Image.fromarray(read_pixels(root, record.path))
     image.thumbnail(_THUMBNAIL)
     data = io.BytesIO()
     image.save(data, "JPEG", quality=75)
     source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
     path = escape(record.path)
-    about = f"{record.label}, {record.width}x{record.height}"
+    about = f"{record.label}, {record.width}x{record.height}" + (note and f"<br>{escape(note)}")
     return f'<figure><img src="{source}" alt="{path}"><figcaption>{path}<br>{about}</figcaption></figure>'
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from PIL import Image
 from octlet.core.errors import InputError
 from octlet.core.files import write_text
 from octlet.core.labels import LABELS
+from octlet.core.quality import measure
 from octlet.data.source import SPLITS, Item, Source, read_scan, read_table
 
 HASH_SIDE = 16
@@ -50,24 +51,41 @@ class Unreadable:
     reason: str
 
 
+@dataclass(frozen=True)
+class Unfit:
+    """One scan that can be read and not be judged, and why: see `octlet.core.quality`."""
+
+    path: str
+    label: str
+    reason: str
+
+
+class Indexed(NamedTuple):
+    """What was read, what could not be, and what of the read ones is unfit; each sorted by path."""
+
+    records: list[Record]
+    unreadable: list[Unreadable]
+    unfit: list[Unfit]
+
+
 COLUMNS = tuple(field.name for field in fields(Record))
 
 
-def build_index(source: Source, progress: Progress = iter) -> tuple[list[Record], list[Unreadable]]:
-    """Read every scan once and return what could and what could not be read, each sorted by path.
-
-    `progress` wraps the counting iterator.
-    """
+def build_index(source: Source, progress: Progress = iter) -> Indexed:
+    """Read every scan once; `progress` wraps the counting iterator."""
     records: list[Record] = []
     unreadable: list[Unreadable] = []
+    unfit: list[Unfit] = []
     with reading() as pool:
         measured = pool.map(lambda item: _measure(source.root, item), source)
-        for _, entry in zip(progress(range(len(source))), measured, strict=True):
-            if isinstance(entry, Record):
-                records.append(entry)
-            else:
+        for _, (entry, fault) in zip(progress(range(len(source))), measured, strict=True):
+            if isinstance(entry, Unreadable):
                 unreadable.append(entry)
-    return sorted(records, key=by_path), sorted(unreadable, key=by_path)
+                continue
+            records.append(entry)
+            if fault:
+                unfit.append(Unfit(entry.path, entry.label, fault))
+    return Indexed(sorted(records, key=by_path), sorted(unreadable, key=by_path), sorted(unfit, key=by_path))
 
 
 @contextmanager
@@ -80,23 +98,25 @@ def reading() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def by_path(entry: Record | Unreadable) -> str:
+def by_path(entry: Record | Unreadable | Unfit) -> str:
     """Return the path of an entry: the order of every table."""
     return entry.path
 
 
-def _measure(root: Path, item: Item) -> Record | Unreadable:
+def _measure(root: Path, item: Item) -> tuple[Record | Unreadable, str | None]:
+    """Return what stands of a scan in the index, and what keeps one from judging it."""
     about = (item.label, item.patient, item.split)
     try:
         item.path.encode()
         data, pixels = read_scan(root, item.path)
     except UnicodeEncodeError:
         shown = item.path.encode(errors="backslashreplace").decode()
-        return Unreadable(shown, *about, "the file name is not valid UTF-8")
+        return Unreadable(shown, *about, "the file name is not valid UTF-8"), None
     except InputError as error:
-        return Unreadable(item.path, *about, error.rule)
+        return Unreadable(item.path, *about, error.rule), None
     height, width = pixels.shape
-    return Record(item.path, *about, width, height, hashlib.sha256(data).hexdigest(), dhash(pixels))
+    prints = hashlib.sha256(data).hexdigest(), dhash(pixels)
+    return Record(item.path, *about, width, height, *prints), measure(pixels).fault
 
 
 def dhash(pixels: NDArray[np.uint8]) -> str:

@@ -37,9 +37,9 @@ def check_scans(scans: Path, out: Path, progress: Progress = iter) -> Checked:
     for a source of no known layout; scans that cannot be read are in the audit.
     """
     source = open_source(scans)
-    records, unreadable = build_index(source, progress)
+    records, unreadable, unfit = build_index(source, progress)
     near = near_duplicates(source.root, records, progress)
-    result = audit(records, unreadable, near, source.other_files)
+    result = audit(records, unreadable, near, source.other_files, unfit)
     write_index(out / "index.csv", records)
     told = findings(result)
     document = {
