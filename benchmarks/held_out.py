@@ -3,7 +3,8 @@
     python benchmarks/held_out.py OUT.csv SCANS --prior-shift 0.25 'real/fold-{k}/train' [MORE ...]
 
 Several patterns are one ensemble: the mean of its networks' probabilities. `{k}` counts the folds from 0.
-With --mirror each network is shown every scan mirrored left to right too, and says the mean.
+With --mirror each network is shown every scan mirrored left to right too, and says the mean. With --size all
+see scans of that size instead of their own.
 """
 
 import argparse
@@ -33,18 +34,23 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="patterns of run folders")
     parser.add_argument("--prior-shift", type=float, default=0.0)
     parser.add_argument("--mirror", action="store_true")
+    parser.add_argument("--size", type=int, help="pixels, instead of each network's own")
     args = parser.parse_args()
     first = args.runs[0]
     folds = list(takewhile(lambda k: Path(first.format(k=k)).is_dir(), count()))
     parts = [
-        said([Path(run.format(k=k)) for run in args.runs], args.scans, args.prior_shift, args.mirror)
+        said(
+            [Path(run.format(k=k)) for run in args.runs], args.scans, args.prior_shift, args.mirror, args.size
+        )
         for k in folds
     ]
     write_predictions(args.out, merge(parts))
 
 
-def said(runs: list[Path], scans: Path, prior_shift: float, mirror: bool) -> Predictions:
-    """Return the mean of what runs of one split say of its test scans, each at its own size, in float32."""
+def said(
+    runs: list[Path], scans: Path, prior_shift: float, mirror: bool, size: int | None = None
+) -> Predictions:
+    """Return the mean of what runs of one split say of its test scans, float32, each at its own size or one."""
     networks = [load_float_run(run) for run in runs]
     split = trained_split(runs[0], networks[0].meta)
     for run, each in zip(runs, networks, strict=True):
@@ -57,8 +63,8 @@ def said(runs: list[Path], scans: Path, prior_shift: float, mirror: bool) -> Pre
     device = device_of(config)
     found = []
     for each in networks:  # not `Ensemble`, which would enlarge the small scans
-        size = each.meta["size"]
-        shown = prepared_scans(open_source(scans).root, [(row.path, row.sha256) for row in rows], size)
+        side = size or each.meta["size"]
+        shown = prepared_scans(open_source(scans).root, [(row.path, row.sha256) for row in rows], side)
         net = each.net.to(device)
         for each_way in (shown, shown[:, :, ::-1]) if mirror else (shown,):
             fold = Fold(each_way, np.arange(len(rows)), labels)

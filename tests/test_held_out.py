@@ -42,14 +42,21 @@ def test_the_test_scans_are_judged_by_a_shifted_forward_pass(
 ) -> None:
     rows = sorted((row for row in split if row.split == "test"), key=lambda row: row.path)
     trained = load_run(tmp_path / "run-0")
-    scans = prepared_scans(easy_scans, [(row.path, row.sha256) for row in rows], trained.meta["size"])
-    inputs = torch.from_numpy(normalise(np.asarray(scans)))
-    with torch.no_grad():
-        both_ways = [trained.net.eval()(each).logits.double().numpy() for each in (inputs, inputs.flip(3))]
-    shares = np.arange(1, len(LABELS) + 1) / 10  # of 10, 20, 30 and 40 training scans
-    odds = [np.exp(logits) / shares**TAU for logits in both_ways]
-    plain, turned = (each / each.sum(1, keepdims=True) for each in odds)
-    for times, more, wanted in ((1, [], plain), (2, [], plain), (1, ["--mirror"], (plain + turned) / 2)):
+    files = [(row.path, row.sha256) for row in rows]
+
+    def judged(size: int, turn: bool) -> np.ndarray:
+        inputs = torch.from_numpy(normalise(np.asarray(prepared_scans(easy_scans, files, size))))
+        with torch.no_grad():
+            logits = trained.net.eval()(inputs.flip(3) if turn else inputs).logits.double().numpy()
+        odds = (
+            np.exp(logits) / (np.arange(1, len(LABELS) + 1) / 10) ** TAU
+        )  # of 10, 20, 30, 40 training scans
+        return odds / odds.sum(1, keepdims=True)
+
+    own = trained.meta["size"]
+    plain, turned, larger = judged(own, False), judged(own, True), judged(2 * own, False)
+    cases = [(1, [], plain), (2, [], plain), (1, ["--mirror"], (plain + turned) / 2)]
+    for times, more, wanted in [*cases, (1, ["--size", str(2 * own)], larger)]:
         out = tmp_path / f"{times}{len(more)}.csv"
         runs = [str(tmp_path / "run-{k}")] * times  # a network is the ensemble of itself
         command = [sys.executable, HELD_OUT, out, easy_scans, "--prior-shift", str(TAU), *more, *runs]
