@@ -50,7 +50,7 @@ def main() -> None:
 def said(
     runs: list[Path], scans: Path, prior_shift: float, mirror: bool, size: int | None = None
 ) -> Predictions:
-    """Return the mean of what runs of one split say of its test scans, float32, each at its own size or one."""
+    """Return the mean of what runs of one split say of its test scans, each at its own size or at `size`."""
     networks = [load_float_run(run) for run in runs]
     split = trained_split(runs[0], networks[0].meta)
     for run, each in zip(runs, networks, strict=True):
