@@ -208,9 +208,16 @@ def test_a_fresh_student_of_another_size_from_two_teachers(distill, teacher, spl
     assert (told["weights"], read_record(out)["size"], "student" in read_record(out)) == (None, 64, False)
 
 
-@pytest.mark.parametrize("more", [[], ["--set", "train.views=2", "--set", "distill.mirror=true"]])
-def test_a_smaller_student_is_taught_by_what_the_teacher_sees_at_its_own_size(
-    more, distill, split, scans, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("more", "size"),
+    [
+        ([], 64),
+        (["--set", "train.views=2", "--set", "distill.mirror=true"], 64),
+        (["--set", "distill.teacher_size=96"], 96),
+    ],
+)
+def test_a_smaller_student_is_taught_by_what_the_teacher_sees_at_its_own_size_or_another(
+    more, size, distill, split, scans, tmp_path, monkeypatch
 ):
     large, shown = run_of(tmp_path / "large", split, small_net(2, 12), size=64), {}
     plain = ResNet.forward
@@ -221,7 +228,7 @@ def test_a_smaller_student_is_taught_by_what_the_teacher_sees_at_its_own_size(
 
     monkeypatch.setattr(ResNet, "forward", forward)
     _, told = distill("--size", 32, "--epochs", 1, *more, teachers=(large,))
-    assert shown == {12: {64}, 8: {32}}
+    assert shown == {12: {size}, 8: {32}}
     if not more:  # its figures beside the student's are its own ones
         config = TrainConfig(size=64, amp="off")
         fold = folds_of(config, scans, split, Feedback())[1]
@@ -289,6 +296,7 @@ def test_who_may_not_teach_is_refused(kind, scans, teacher, split, tmp_path):
         (["--set", "train.epoch=3"], "did you mean 'epochs'"),
         (["--set", "prune.steps=3"], "tables are distill and train"),
         (["--weight", "1.5"], "distill.weight = 1.5"),
+        (["--set", "distill.teacher_size=8"], "distill.teacher_size = 8 is neither 0 nor"),
         (["--match-weight", "3"], "needs --match"),
         (["--match", "logits"], "'logits' is not one of"),
         (["--student", "SMALL", "--model", "resnet18"], "train.model is given"),

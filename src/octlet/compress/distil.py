@@ -48,6 +48,8 @@ class DistilConfig:
             before it is added.
         mirror: show each teacher the scan mirrored left to right too, and take the mean of what it says:
             what is true of a left eye is of a right one, and few scans do not teach that quite.
+        teacher_size: pixels of the scans that teachers are shown, 0 for the size that each was trained at;
+            at a larger one it may know more (Touvron et al. 2019, arXiv:1906.06423).
     """
 
     weight: float = 0.7
@@ -55,12 +57,16 @@ class DistilConfig:
     match: Match = "none"
     match_weight: float = 10.0
     mirror: bool = False
+    teacher_size: int = 0
 
     def __post_init__(self) -> None:
         check_ranges(self, "distill", _RANGES)
         if not self.weight and (self.match == "none" or not self.match_weight):
             rule = "distill.weight = 0.0, and nothing else of the teacher is asked for"
             raise UsageError(rule, remedy="raise it, or set --match, or use 'octlet train'")
+        if self.teacher_size and not 32 <= self.teacher_size <= 1024:
+            rule = f"distill.teacher_size = {self.teacher_size} is neither 0 nor in 32..1024"
+            raise UsageError(rule, remedy="leave it out: each teacher has its own size")
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -71,7 +77,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 
 
 class Ensemble(nn.Module):
-    """Trained networks as one teacher, each shown the scans at the size that it was trained for.
+    """Trained networks as one teacher, each shown the scans at a size of its own.
 
     Its logits are the logarithms of the mean probabilities, so that a softmax gives these back; its maps are
     the mean of theirs, at the smallest grid among them; its embeddings stand side by side, and one that is
@@ -215,12 +221,15 @@ class _Lesson:
 
     @property
     def _largest(self) -> int:
-        return max(self.settings.size, *(each.size for each in self.teachers))
+        return max(self.settings.size, *self._sizes)
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [self.config.teacher_size or each.size for each in self.teachers]
 
     def _teacher(self, device: torch.device) -> nn.Module:
         nets = [each.trained.net for each in self.teachers]
-        sizes = [each.size for each in self.teachers]
-        teacher: nn.Module = Ensemble(nets, sizes, mirror=self.config.mirror)
+        teacher: nn.Module = Ensemble(nets, self._sizes, mirror=self.config.mirror)
         teacher = teacher.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if not self.settings.views:
             return teacher

@@ -17,7 +17,7 @@ from octlet.core.files import sha256_of, write_json
 
 STATE = ".stages"
 LATER = frozenset(
-    {"degrade", "given", "litert", "mirror", "mixup", "restore"}
+    {"degrade", "given", "litert", "mirror", "mixup", "restore", "teacher_size"}
 )  # settings; off, they do what was done before they came
 
 
