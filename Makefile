@@ -321,17 +321,6 @@ small: .venv/ready scans
 	$(ONE) benchmarks/trust.py real/small/trust $(OCTLET_DATA) real/trust/not-oct real/small/made \
 	    $(foreach k,$(SMALL_FOLDS),real/small/fold-$(k)/compressed.octlet)
 	cp real/small/trust.csv $(NINTH)
-	$(MAKE) small-sizes
-
-# What its float networks, trained at 256 px, say of larger scans
-.PHONY: small-sizes
-small-sizes: .venv/ready scans
-	for row in dense=train ninth=2-distill; do for size in 256 288 320; do \
-	    $(SAID) real/small/$${row%=*}-$$size.csv $(OCTLET_DATA) --prior-shift 0.25 --size $$size \
-	    "real/small/fold-{k}/$${row#*=}" || exit 1; done; done
-	$(BIN)/octlet compare $(foreach net,dense ninth,$(foreach size,256 288 320,real/small/$(net)-$(size).csv)) \
-	    $(foreach net,dense ninth,$(foreach size,256 288 320,--name $(net)-$(size))) --out real/small/sizes
-	cp real/small/sizes/table.csv $(NINTH)/sizes.csv
 
 # What bringing a cut network's outputs back is worth before any training; after `make real`
 .PHONY: restore
