@@ -321,6 +321,18 @@ small: .venv/ready scans
 	$(ONE) benchmarks/trust.py real/small/trust $(OCTLET_DATA) real/trust/not-oct real/small/made \
 	    $(foreach k,$(SMALL_FOLDS),real/small/fold-$(k)/compressed.octlet)
 	cp real/small/trust.csv $(NINTH)
+	$(MAKE) small-beside
+
+# Folds 0 to 3, of predictions that are kept: beside other networks, and at 288 px as at 256; needs no `make` before
+.PHONY: small-beside
+BESIDE := $(BIN)/python benchmarks/same_scans.py
+small-beside: .venv/ready
+	$(BESIDE) $(NINTH)/beside.csv "11 %=$$(ls $(NINTH)/fold-[0-3].csv | paste -sd,)" \
+	    "its teacher=$$(ls $(NINTH)/fold-[0-3]-dense.csv | paste -sd,)" "ships=$(RELEASE)/predictions.csv" \
+	    "10 % taught by four=$(FOUR)/predictions.csv" "make real=docs/results/resnet101v2/predictions.csv"
+	for folds in 0123 012 3; do \
+	    $(BESIDE) $(NINTH)/at-288-folds-$$folds.csv "256 px=$$(ls $(NINTH)/fold-[$$folds].csv | paste -sd,)" \
+	    "288 px=$$(ls $(NINTH)/at-288/fold-[$$folds].csv | paste -sd,)" || exit 1; done
 
 # What bringing a cut network's outputs back is worth before any training; after `make real`
 .PHONY: restore

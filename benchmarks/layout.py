@@ -144,8 +144,12 @@ def of_upright(
     paths = list(grays)
     clusters = [patients[path] for path in paths]
     for what, rows in (("scans", slice(None)), ("scans turned upside down", slice(None, None, -1))):
-        marks = [seen(grays[path][rows]).down for path in shown(paths, what)]
+        found = [measure(grays[path][rows]) for path in shown(paths, what)]
+        marks = ["upside down" in (each.fault or "") for each in found]
         yield row(0, f"{what}: upside down", "all", marks, clusters)
+        for end, value in (("least", min), ("most", max)):
+            told = {"value": f"{value(each.upright for each in found):.4f}", "low": "", "high": ""}
+            yield {"refusal": 0, "what": f"{what}: upright", "group": end, **told, "n": len(found)}
     drawn = [patients[path] for path in sorted(paths)[::EVERY]]
     for (name, severity), images in poor.items():
         yield row(0, f"scans, {name}: upside down", str(severity), [each.down for each in images], drawn)

@@ -42,15 +42,14 @@ def test_the_test_scans_are_judged_by_a_shifted_forward_pass(
 ) -> None:
     rows = sorted((row for row in split if row.split == "test"), key=lambda row: row.path)
     trained = load_run(tmp_path / "run-0")
+    shares = np.arange(1, len(LABELS) + 1) / 10  # of 10, 20, 30 and 40 training scans
     files = [(row.path, row.sha256) for row in rows]
 
     def judged(size: int, turn: bool) -> np.ndarray:
         inputs = torch.from_numpy(normalise(np.asarray(prepared_scans(easy_scans, files, size))))
         with torch.no_grad():
             logits = trained.net.eval()(inputs.flip(3) if turn else inputs).logits.double().numpy()
-        odds = (
-            np.exp(logits) / (np.arange(1, len(LABELS) + 1) / 10) ** TAU
-        )  # of 10, 20, 30, 40 training scans
+        odds = np.exp(logits) / shares**TAU
         return odds / odds.sum(1, keepdims=True)
 
     own = trained.meta["size"]

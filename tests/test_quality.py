@@ -94,9 +94,7 @@ def columns(*grey):
 
 def test_upright_is_how_much_more_sharply_tissue_begins_than_ends():
     assert upright_of(levels_of(columns(200, 200, 200))) == pytest.approx(0, abs=1e-6)
-    fading = upright_of(
-        levels_of(columns(100, 75, 50, 25))
-    )  # the contrast is 100, and 50 is where it is clipped
+    fading = upright_of(levels_of(columns(100, 75, 50, 25)))  # clipped at 50, half of the contrast
     assert fading == pytest.approx((50**3 - 2 * 25**3) / (50**3 + 2 * 25**3), abs=1e-4)
     assert upright_of(levels_of(columns())) == 0
 

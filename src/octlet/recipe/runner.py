@@ -16,9 +16,8 @@ from octlet.core.errors import InputError
 from octlet.core.files import sha256_of, write_json
 
 STATE = ".stages"
-LATER = frozenset(
-    {"degrade", "given", "litert", "mirror", "mixup", "restore", "teacher_size"}
-)  # settings; off, they do what was done before they came
+# settings; off, they do what was done before they came
+LATER = frozenset({"degrade", "given", "litert", "mirror", "mixup", "restore", "teacher_size"})
 
 
 @dataclass(frozen=True)
