@@ -95,6 +95,15 @@ tried: .venv/ready
 	    "18 %=docs/results/release/predictions.csv" "Lite0=docs/results/lite0/predictions.csv" \
 	    "Lite0 untaught=docs/results/lite0/alone-256.csv"
 
+# What no network gets right, of predictions that are kept
+.PHONY: hard
+hard: .venv/ready
+	$(BIN)/python benchmarks/hard_scans.py docs/results/hard $(foreach file,resnet101v2/predictions \
+	    frontier/predictions/0.18-int8 release/predictions lite0/predictions lite0/alone-256 lite0/alone-320 \
+	    lite0/alone-phantoms-first ten/dense ten/10-int8 four/dense four/longer four/predictions teachers/dense \
+	    teachers/longer teachers/larger teachers/18 teachers/10 sizes/256 sizes/320 sizes/384 sizes/float sizes/3, \
+	    $(file)=docs/results/$(file).csv)
+
 # Does a model's doubt mean something, do heatmaps show what was used? After `make int8`; see docs/trust.md
 .PHONY: trust heatmaps
 INT8 := $(foreach k,0 1 2 3 4,real/int8/fold-$(k)/qat/model.octlet)
