@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from octlet.data.split import read_split
 from octlet.export.package import export_run
 from octlet.recipe.runner import Stage
 from octlet.recipe.settings import Recipe
+from octlet.recipe.steps import CompressStep
 from octlet.runtime.predictor import Predictor
 from octlet.scoring import Request, evaluate_to, load
 from octlet.train.checkpoint import BEST, LAST
@@ -52,9 +53,14 @@ class Branch:
 
     @property
     def teachers(self) -> list[Path]:
-        """The runs that a student learns from: the dense one, and those of [[teacher]]."""
+        """The runs that a student may learn from: the dense one, and those of [[teacher]]."""
         more = (self.folder / f"teacher-{k}" for k in range(1, len(self.recipe.teacher) + 1))
         return [self.dense, *more]
+
+    def teaching(self, step: CompressStep) -> list[Path]:
+        """Return the runs that a 'distill' step learns from."""
+        runs = self.teachers
+        return [runs[k] for k in step.teachers] or runs
 
     def root(self) -> Path:
         """Return the folder that the split's paths are relative to."""
@@ -84,11 +90,12 @@ def run_folder(run: Path, resume: bool) -> Iterator[None]:
 
 def train_stages(branch: Branch) -> list[Stage]:
     """Return the stages that train the dense network, and the others that teach with it."""
-    recipe = branch.recipe
-    return [
-        _train_stage(branch, config, run)
-        for config, run in zip((recipe.train, *recipe.teacher), branch.teachers, strict=True)
-    ]
+    dense, *runs = branch.teachers
+    stages = [_train_stage(branch, branch.recipe.train, dense)]
+    for each, run in zip(branch.recipe.teacher, runs, strict=True):
+        weights = str(dense / BEST) if each.goes_on else each.training.weights
+        stages.append(_train_stage(branch, replace(each.training, weights=weights), run))
+    return stages
 
 
 def _train_stage(branch: Branch, config: TrainConfig, run: Path) -> Stage:

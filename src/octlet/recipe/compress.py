@@ -90,7 +90,7 @@ def _step(branch: Branch, step: CompressStep, before: Path, run: Path) -> Stage:
     plain = {key: value for key, value in training.items() if key not in free}
     files = [Path(training["weights"])] if training.get("weights") else []
     settings = {"config": as_dict(config), "train": plain}
-    teachers = branch.teachers if step.kind == "distill" else [branch.dense]
+    teachers = branch.teaching(step) if step.kind == "distill" else [branch.dense]
     inputs = [branch.split, before / BEST, *(each / BEST for each in teachers), *files]
     return Stage(f"{branch.prefix}{step.name}", settings, inputs, [run], action)
 
@@ -107,7 +107,7 @@ def _carry_out(
     root, told = branch.root(), branch.voice.train
     if isinstance(config, DistilConfig):
         student = None if step.is_fresh else before
-        teachers = branch.teachers
+        teachers = branch.teaching(step)
         distil_run(teachers, root, run, config, training, student=student, resume=resume, feedback=told)
     elif isinstance(config, PruneConfig):
         # a student may have another size than the dense network, and is its own teacher when it is pruned

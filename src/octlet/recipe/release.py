@@ -28,7 +28,8 @@ def check_release(recipe: Recipe) -> None:
     """Raise UsageError for a recipe whose release no fold would speak for, or that needs validation scans."""
     fresh = as_dict(TrainConfig())  # a student that goes on from a network keeps the last epoch by itself
     steps = ((fresh if step.is_fresh else {}) | dict(step.training) for step in recipe.compress)
-    trainings = [*map(as_dict, (recipe.train, *recipe.teacher)), *steps]
+    dense = (recipe.train, *(each.training for each in recipe.teacher))
+    trainings = [*map(as_dict, dense), *steps]
     picks = [each for each in trainings if each.get("keep", "last") != "last" or each.get("patience")]
     for wrong, rule, remedy in (
         (not recipe.split.folds, "there are no folds to tell what it is worth", "set split.folds"),

@@ -139,18 +139,31 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A further dense training, with settings that differ from [train].
+
+    Attributes:
+        training: its settings; no weights where it goes on.
+        goes_on: it begins with the trained network of [train] instead of weights: at a larger size, say.
+    """
+
+    training: TrainConfig
+    goes_on: bool = False
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole recipe; each table of the TOML file is a field, and [[compress]] a list of steps.
 
-    [[teacher]] is a list of further dense trainings, each with settings that differ from [train]: 'distill'
-    steps learn from all of them together.
+    [[teacher]] is a list of further dense trainings: 'distill' steps learn from all of them together, or
+    from those that they name.
     """
 
     name: str
     data: DataSettings
     split: SplitSettings = field(default_factory=SplitSettings)
     train: TrainConfig = field(default_factory=TrainConfig)
-    teacher: tuple[TrainConfig, ...] = ()
+    teacher: tuple[Teacher, ...] = ()
     export: ExportSettings = field(default_factory=ExportSettings)
     calibrate: CalibrateSettings = field(default_factory=CalibrateSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
@@ -245,12 +258,12 @@ def _recipe(plain: dict[str, Any], file: Path) -> Recipe:
     tables: dict[str, Any] = {
         key: from_mapping(kind, plain.get(key, {}), key) for key, kind in _TABLES.items() if key != "data"
     }
-    first, *others = _trainings(train, teachers)
+    first, others = _trainings(train, teachers)
     return Recipe(
         name=name,
         data=from_mapping(DataSettings, data, "data"),
         train=first,
-        teacher=tuple(others),
+        teacher=others,
         compress=read_steps(steps, len(teachers)),
         **tables,
     )
@@ -260,17 +273,32 @@ def _teacher_tables(plain: Any, train: Mapping[str, Any]) -> list[dict[str, Any]
     """Return the settings of the further dense trainings, those of [train] where they give none."""
     if not isinstance(plain, list) or not all(isinstance(each, dict) for each in plain):
         raise UsageError(f"teacher is a list of tables, not {plain!r}", remedy="write [[teacher]]")
-    return [{**train, **each} for each in plain]
+    for each in plain:
+        own = sorted({"model", "weights"} & set(each))
+        if each.get("goes_on") and own:
+            rule = f"a [[teacher]] that goes on from the network of [train] has no {own[0]} of its own"
+            raise UsageError(rule, remedy=f"leave out goes_on, or {own[0]}")
+    return [{**train, **({"weights": ""} if each.get("goes_on") else {}), **each} for each in plain]
 
 
-def _trainings(train: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]) -> list[TrainConfig]:
+def _trainings(
+    train: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]
+) -> tuple[TrainConfig, tuple[Teacher, ...]]:
     """Return what [train] and each [[teacher]] say; UsageError where two of them say the same."""
-    found = [from_mapping(TrainConfig, train, "train")]
-    found += (from_mapping(TrainConfig, each, "teacher") for each in teachers)
-    if len(set(found)) < len(found):
+    first = from_mapping(TrainConfig, train, "train")
+    others = tuple(map(_teacher, teachers))
+    if len({Teacher(first), *others}) < 1 + len(others):
         rule = "a [[teacher]] has the settings of another, or of [train], and would be the same network"
         raise UsageError(rule, remedy="give it another seed")
-    return found
+    return first, others
+
+
+def _teacher(table: Mapping[str, Any]) -> Teacher:
+    training = {key: value for key, value in table.items() if key != "goes_on"}
+    own = {key: value for key, value in table.items() if key == "goes_on"}
+    return from_mapping(
+        Teacher, own | {"training": from_mapping(TrainConfig, training, "teacher")}, "teacher"
+    )
 
 
 def _variable(name: str, file: Path) -> str:

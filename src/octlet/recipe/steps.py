@@ -29,12 +29,15 @@ class CompressStep:
         kind: the verb that does the same.
         config: the verb's own settings.
         training: settings of its training that differ from what the verb takes by itself.
+        teachers: which dense networks a 'distill' step learns from: 0 is that of [train], 1 that of the first
+            [[teacher]]; none means all.
     """
 
     number: int
     kind: Kind
     config: PruneConfig | DistilConfig | QuantConfig
     training: Mapping[str, Any]
+    teachers: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -114,8 +117,10 @@ def read_steps(tables: Sequence[Mapping[str, Any]], teachers: int = 0) -> tuple[
         except UsageError as error:
             raise UsageError(f"compress.{number}: {error.rule}", remedy=error.remedy) from error
         steps.append(step)
-    if teachers and all(step.kind != "distill" for step in steps):
-        rule = "no step learns from [[teacher]]"
+    heard = {k for step in steps if step.kind == "distill" for k in step.teachers or range(teachers + 1)}
+    in_vain = sorted({*range(1, teachers + 1)} - heard)
+    if in_vain:
+        rule = f"no step learns from [[teacher]] {in_vain[0]}"
         raise UsageError(rule, remedy="add a 'distill' step, or leave out [[teacher]]: --set teacher=[]")
     return tuple(steps)
 
@@ -126,10 +131,19 @@ def _step(number: int, table: Mapping[str, Any]) -> CompressStep:
         kinds = ", ".join(map(repr, _CONFIGS))
         raise UsageError("it names no step" if kind is None else f"step = {kind!r}", remedy=f"one of {kinds}")
     known = cast("Kind", kind)
-    own = {key: value for key, value in table.items() if key not in ("step", "train")}
+    apart = ("step", "train", "teachers") if known == "distill" else ("step", "train")
+    own = {key: value for key, value in table.items() if key not in apart}
     config = from_mapping(_CONFIGS[known], own, known)
     from_mapping(TrainConfig, table["train"], "train")  # its step fills the rest from the run before
-    return CompressStep(number, known, config, dict(table["train"]))
+    taught = _numbers(table["teachers"]) if known == "distill" and "teachers" in table else ()
+    return CompressStep(number, known, config, dict(table["train"]), taught)
+
+
+def _numbers(plain: Any) -> tuple[int, ...]:
+    if not _is_list(plain) or not plain or not all(type(each) is int for each in plain):
+        rule = f"teachers = {plain!r} is no list of numbers"
+        raise UsageError(rule, remedy="for example [1], for the first [[teacher]] alone")
+    return tuple(plain)
 
 
 def _check(step: CompressStep, before: Sequence[CompressStep], teachers: int) -> None:
@@ -140,7 +154,12 @@ def _check(step: CompressStep, before: Sequence[CompressStep], teachers: int) ->
     if step.is_fresh and before:
         remedy = "leave out train.model, or begin with this step"
         raise UsageError("a fresh student takes nothing from the steps before it", remedy=remedy)
-    own = not (before or step.is_fresh or teachers)
+    known = range(teachers + 1)
+    named = step.teachers or tuple(known)
+    if not {*named} <= {*known} or len({*named}) < len(named):
+        rule = f"teachers = {list(named)} are not some of the {len(known)} dense networks, each once"
+        raise UsageError(rule, remedy="0 is that of [train], 1 that of the first [[teacher]]")
+    own = not (before or step.is_fresh or any(named))
     if step.kind == "distill" and own and not step.training.get("degrade"):
         rule = "the network of the dense training would be its own teacher, on the same scans"
         remedy = "name a fresh student in train.model, a step before it, a [[teacher]], or train.degrade"
