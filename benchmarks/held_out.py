@@ -2,13 +2,13 @@
 
     python benchmarks/held_out.py OUT.csv SCANS --prior-shift 0.25 'real/fold-{k}/train' [MORE ...]
 
-Several patterns are one ensemble: the mean of its networks' probabilities. `{k}` counts the folds from 0.
+Several patterns are one ensemble: the mean of its networks' probabilities. `{k}` is the fold's number; folds
+that are not there are left out, and those that are there are told.
 With --mirror each network is shown every scan mirrored left to right too, and says the mean. With --size all
 see scans of that size instead of their own.
 """
 
 import argparse
-from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,7 @@ def main() -> None:
     parser.add_argument("--mirror", action="store_true")
     parser.add_argument("--size", type=int, help="pixels, instead of each network's own")
     args = parser.parse_args()
-    first = args.runs[0]
-    folds = list(takewhile(lambda k: Path(first.format(k=k)).is_dir(), count()))
+    folds = present_folds(args.runs[0])
     parts = [
         said(
             [Path(run.format(k=k)) for run in args.runs], args.scans, args.prior_shift, args.mirror, args.size
@@ -45,6 +44,15 @@ def main() -> None:
         for k in folds
     ]
     write_predictions(args.out, merge(parts))
+    print(f"{args.out}: folds {', '.join(map(str, folds))}")
+
+
+def present_folds(pattern: str) -> list[int]:
+    """Return the folds whose folders are there; a pattern without "{k}" names one."""
+    folds = [k for k in range(100 if "{k}" in pattern else 1) if Path(pattern.format(k=k)).is_dir()]
+    if not folds:
+        raise InputError("no such run folder", path=Path(pattern), remedy='"{k}" stands for the fold')
+    return folds
 
 
 def said(

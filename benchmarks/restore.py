@@ -8,10 +8,10 @@ One row for every share of the multiply-accumulates, all folds together; channel
 
 import os
 import sys
-from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
+from held_out import present_folds
 from sklearn.metrics import balanced_accuracy_score
 
 from octlet.compress.answers import answers, divergence
@@ -54,8 +54,7 @@ def rows_of(run: Path, root: Path) -> dict[tuple[float, str], tuple[np.ndarray, 
 
 def main(out: Path, pattern: str) -> None:
     root = Path(os.environ["OCTLET_DATA"])
-    runs = takewhile(Path.is_dir, (Path(pattern.format(k=k)) for k in count()))
-    folds = [rows_of(run, root) for run in runs]
+    folds = [rows_of(Path(pattern.format(k=k)), root) for k in present_folds(pattern)]
     rows = []
     for share, way in folds[0]:
         labels, calls, far = zip(*(fold[share, way] for fold in folds), strict=True)

@@ -67,12 +67,32 @@ def test_the_test_scans_are_judged_by_a_shifted_forward_pass(
         np.testing.assert_allclose(found.probabilities, wanted, atol=2e-5)
 
 
+def swap_tested(rows: list[SplitRecord]) -> list[SplitRecord]:
+    """Return the split with validation scans for test scans."""
+    return [replace(row, split={"val": "test", "test": "val"}.get(row.split, row.split)) for row in rows]
+
+
+def test_a_fold_that_is_not_there_is_left_out_and_no_fold_is_an_error(
+    split: list[SplitRecord], easy_scans: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tmp_path / "run-0", tmp_path / "run-2")
+    write_split(tmp_path / "run-2" / "split.csv", swap_tested(split))
+    command = [sys.executable, HELD_OUT, tmp_path / "out.csv", easy_scans]
+    done = subprocess.run([*command, tmp_path / "run-{k}"], check=True, capture_output=True, text=True)
+    assert "folds 0, 2" in done.stdout
+    tested = {row.path for row in split if row.split != "train"}
+    assert set(read_predictions(tmp_path / "out.csv").paths) == tested
+    for missing in ("none-{k}", "none"):
+        done = subprocess.run([*command, tmp_path / missing], check=False, capture_output=True, text=True)
+        assert done.returncode
+        assert "no such run folder" in done.stderr
+
+
 def test_runs_of_different_splits_are_refused(
     split: list[SplitRecord], easy_scans: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tmp_path / "run-0", tmp_path / "other-0")
-    moved = [replace(row, split={"val": "test", "test": "val"}.get(row.split, row.split)) for row in split]
-    write_split(tmp_path / "other-0" / "split.csv", moved)
+    write_split(tmp_path / "other-0" / "split.csv", swap_tested(split))
     runs = [str(tmp_path / name) for name in ("run-{k}", "other-{k}")]
     command = [sys.executable, HELD_OUT, tmp_path / "out.csv", easy_scans, *runs]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
