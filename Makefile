@@ -307,9 +307,9 @@ sizes: .venv/ready scans
 	$(SAID) $(SIZES)/together.csv $(OCTLET_DATA) --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
 	$(SAID) $(SIZES)/teacher.csv $(OCTLET_DATA) --mirror --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
 
-# A ninth of the dense network's multiply-accumulates, 45 minutes of two cores a fold; SMALL_FOLDS="0 1" makes two of the
-# five, the fewest that can set each other's limits. What they say of their test scans is kept fold by fold; table.csv is of
-# all that are kept, trust.csv of those that were made
+# A ninth of the multiply-accumulates, 80 minutes of two cores a fold; SMALL_FOLDS="0 1" makes two of the
+# five, the fewest that can set each other's limits. What they say of their test scans is kept fold by fold; table.csv and
+# teacher.csv are of all that are kept or there, trust.csv of those that were made
 .PHONY: small
 SMALL_FOLDS ?= 0 1 2 3 4
 NINTH := docs/results/small
@@ -317,11 +317,13 @@ small: .venv/ready scans
 	mkdir -p $(NINTH)
 	for k in $(SMALL_FOLDS); do $(BIN)/octlet run recipes/small.toml --out real/small --only fold-$$k || exit 1; \
 	    cp real/small/fold-$$k/evaluation/predictions.csv $(NINTH)/fold-$$k-dense.csv; \
+	    $(SAID) $(NINTH)/fold-$$k-teacher.csv $(OCTLET_DATA) --prior-shift 0.25 real/small/fold-$$k/teacher-1 || exit 1; \
 	    cp real/small/fold-$$k/compressed-evaluation/predictions.csv $(NINTH)/fold-$$k.csv; \
 	    cp real/small/fold-$$k/held-out.csv $(NINTH)/fold-$$k-held-out.csv; done
-	$(BIN)/octlet evaluate $(NINTH)/fold-?-dense.csv --out real/small/dense
-	$(BIN)/octlet evaluate $(NINTH)/fold-?.csv --out real/small/int8
-	$(BIN)/octlet compare real/small/dense/predictions.csv real/small/int8/predictions.csv --name dense --name "11 %, int8" \
+	for which in -dense -teacher ""; do \
+	    $(BIN)/octlet evaluate $(NINTH)/fold-?$$which.csv --out real/small/pooled$$which || exit 1; done
+	$(BIN)/octlet compare $(foreach which,-teacher -dense,real/small/pooled$(which)/predictions.csv) \
+	    real/small/pooled/predictions.csv --name "dense, 320 px" --name "dense, 256 px" --name "11 %, int8, 320 px" \
 	    --out real/small/pair
 	cp real/small/pair/table.csv $(NINTH)
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
@@ -332,15 +334,17 @@ small: .venv/ready scans
 	cp real/small/trust.csv $(NINTH)
 	$(MAKE) small-beside
 
-# Folds 0 to 3, of predictions that are kept: beside other networks, and at 288 px as at 256; needs no `make` before
+# The folds of `make small` that are kept, beside other networks on the same scans; and the network of 256 px that went
+# before, at 288 px as at 256; needs no `make` before
 .PHONY: small-beside
 BESIDE := $(BIN)/python benchmarks/same_scans.py
 small-beside: .venv/ready
-	$(BESIDE) $(NINTH)/beside.csv "11 %=$$(ls $(NINTH)/fold-[0-3].csv | paste -sd,)" \
-	    "its teacher=$$(ls $(NINTH)/fold-[0-3]-dense.csv | paste -sd,)" "ships=$(RELEASE)/predictions.csv" \
+	$(BESIDE) $(NINTH)/beside.csv "11 %, 320 px=$$(ls $(NINTH)/fold-?.csv | paste -sd,)" \
+	    "its teacher=$$(ls $(NINTH)/fold-?-teacher.csv | paste -sd,)" \
+	    "11 %, 256 px=$$(ls $(NINTH)/at-256/fold-?.csv | paste -sd,)" "ships=$(RELEASE)/predictions.csv" \
 	    "10 % taught by four=$(FOUR)/predictions.csv" "make real=docs/results/resnet101v2/predictions.csv"
 	for folds in 0123 012 3; do \
-	    $(BESIDE) $(NINTH)/at-288-folds-$$folds.csv "256 px=$$(ls $(NINTH)/fold-[$$folds].csv | paste -sd,)" \
+	    $(BESIDE) $(NINTH)/at-288-folds-$$folds.csv "256 px=$$(ls $(NINTH)/at-256/fold-[$$folds].csv | paste -sd,)" \
 	    "288 px=$$(ls $(NINTH)/at-288/fold-[$$folds].csv | paste -sd,)" || exit 1; done
 
 # What bringing a cut network's outputs back is worth before any training; after `make real`

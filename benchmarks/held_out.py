@@ -44,7 +44,7 @@ def main() -> None:
         for k in folds
     ]
     write_predictions(args.out, merge(parts))
-    print(f"{args.out}: folds {', '.join(map(str, folds))}")
+    print(f"{args.out}: {', '.join(args.runs[0].format(k=k) for k in folds)}")
 
 
 def present_folds(pattern: str) -> list[int]:
