@@ -308,8 +308,8 @@ sizes: .venv/ready scans
 	$(SAID) $(SIZES)/teacher.csv $(OCTLET_DATA) --mirror --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
 
 # A ninth of the multiply-accumulates, 80 minutes of two cores a fold; SMALL_FOLDS="0 1" makes two of the
-# five, the fewest that can set each other's limits. What they say of their test scans is kept fold by fold; table.csv and
-# teacher.csv are of all that are kept or there, trust.csv of those that were made
+# five, the fewest that can set each other's limits. What they say of their test scans is kept fold by fold; table.csv is of
+# all that are kept, trust.csv of those that were made
 .PHONY: small
 SMALL_FOLDS ?= 0 1 2 3 4
 NINTH := docs/results/small
