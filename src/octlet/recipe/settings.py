@@ -295,10 +295,11 @@ def _trainings(
 
 def _teacher(table: Mapping[str, Any]) -> Teacher:
     training = {key: value for key, value in table.items() if key != "goes_on"}
-    own = {key: value for key, value in table.items() if key == "goes_on"}
-    return from_mapping(
-        Teacher, own | {"training": from_mapping(TrainConfig, training, "teacher")}, "teacher"
-    )
+    found = {
+        "training": from_mapping(TrainConfig, training, "teacher"),
+        "goes_on": table.get("goes_on", False),
+    }
+    return from_mapping(Teacher, found, "teacher")
 
 
 def _variable(name: str, file: Path) -> str:
