@@ -319,6 +319,7 @@ small: .venv/ready scans
 	    cp real/small/fold-$$k/evaluation/predictions.csv $(NINTH)/fold-$$k-dense.csv; \
 	    $(SAID) $(NINTH)/fold-$$k-teacher.csv $(OCTLET_DATA) --prior-shift 0.25 real/small/fold-$$k/teacher-1 || exit 1; \
 	    cp real/small/fold-$$k/compressed-evaluation/predictions.csv $(NINTH)/fold-$$k.csv; \
+	    cp real/small/fold-$$k/comparison/table.csv $(NINTH)/fold-$$k-table.csv; \
 	    cp real/small/fold-$$k/held-out.csv $(NINTH)/fold-$$k-held-out.csv; done
 	for which in -dense -teacher ""; do \
 	    $(BIN)/octlet evaluate $(NINTH)/fold-?$$which.csv --out real/small/pooled$$which || exit 1; done

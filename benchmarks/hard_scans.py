@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from ensembles import mean
 from numpy.typing import NDArray
 
 from octlet.core.files import csv_of, write_bytes, write_text
@@ -28,50 +29,50 @@ NORMAL = index_of("NORMAL")
 def main(out: Path, files: Mapping[str, Path]) -> None:
     first, *_ = files
     one = read_predictions(files[first])
-    said = [matched(one, read_predictions(file), (first, name)) for name, file in files.items()]
-    rows = rows_of(said)
-    write_text(out.with_suffix(".csv"), csv_of(rows))
+    known = {name: matched(one, read_predictions(file), (first, name)) for name, file in files.items()}
+    said, together = list(known.values()), mean(known, tuple(known))
+    write_text(out.with_suffix(".csv"), csv_of(rows_of(said, together)))
     wrong = np.sum([each.predicted != one.labels for each in said], axis=0)
     write_bytes(out.with_suffix(".png"), drawn(one.labels, wrong, len(said)))
-    print("\n".join(told(said, wrong)))
+    print("\n".join(told(said, together, wrong)))
 
 
-def rows_of(said: Sequence[Predictions]) -> list[dict[str, object]]:
+def rows_of(said: Sequence[Predictions], together: Predictions) -> list[dict[str, object]]:
     """Return the scans that some network gets wrong, those that most do first.
 
     Each has how many do, how many call it NORMAL, the class that most say and the mean probabilities.
     """
-    one, shares = said[0], np.mean([each.probabilities for each in said], axis=0)
     calls = np.array([each.predicted for each in said])
     rows: list[dict[str, object]] = []
-    for k, (path, label) in enumerate(zip(one.paths, one.labels, strict=True)):
+    for k, (path, label) in enumerate(zip(together.paths, together.labels, strict=True)):
         counts = np.bincount(calls[:, k], minlength=len(LABELS))
         wrong = len(said) - counts[label]
         if wrong:
             row = {"path": path, "label": LABELS[label], "networks": len(said), "wrong": wrong}
             row |= {"called_normal": counts[NORMAL], "most_called": LABELS[counts.argmax()]}
-            rows.append(row | {f"p_{name}": f"{p:.3f}" for name, p in zip(LABELS, shares[k], strict=True)})
+            rows.append(
+                row
+                | {f"p_{name}": f"{p:.3f}" for name, p in zip(LABELS, together.probabilities[k], strict=True)}
+            )
     return sorted(rows, key=lambda row: (-int(str(row["wrong"])), str(row["path"])))
 
 
-def told(said: Sequence[Predictions], wrong: NDArray[np.int64]) -> list[str]:
-    one, n = said[0], len(said)
-    missed = np.array([each.predicted == NORMAL for each in said]) & metrics.URGENT[one.labels]
-    shares = np.mean([each.probabilities for each in said], axis=0)
-    together = summarise(Predictions(one.paths, one.labels, one.patients, shares))
+def told(said: Sequence[Predictions], together: Predictions, wrong: NDArray[np.int64]) -> list[str]:
+    n, figures = len(said), summarise(together)
+    missed = np.array([each.predicted == NORMAL for each in said]) & metrics.URGENT[together.labels]
     accuracy, balanced, auc = (
-        together[key]["value"] for key in ("accuracy", "balanced_accuracy", "macro_auc")
+        figures[key]["value"] for key in ("accuracy", "balanced_accuracy", "macro_auc")
     )
-    best = max(float((each.predicted == one.labels).mean()) for each in said)
+    best = max(float((each.predicted == each.labels).mean()) for each in said)
     fewest = missed.sum(1).min()
     most, every = (wrong >= 0.9 * n).sum(), (wrong == n).sum()
     return [
-        f"{n} networks, {len(one)} scans; called wrong by none: {(wrong == 0).sum()}",
+        f"{n} networks, {len(together)} scans; called wrong by none: {(wrong == 0).sum()}",
         f"by at least nine of ten: {most}; by all: {every}",
         f"urgent called NORMAL by all: {missed.all(0).sum()}; by the network with the fewest: {fewest}",
         f"best accuracy of one: {best:.1%}",
         f"probabilities averaged: accuracy {accuracy:.1%}, balanced {balanced:.1%}, macro AUC {auc:.3f}, "
-        f"urgent called NORMAL {together['urgent_called_normal']}",
+        f"urgent called NORMAL {figures['urgent_called_normal']}",
     ]
 
 

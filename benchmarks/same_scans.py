@@ -9,12 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import flip
+
 from octlet.core.files import csv_of, write_text
-from octlet.evaluate.paired import compare
 from octlet.evaluate.predictions import Predictions, merge, read_predictions
 from octlet.evaluate.summary import summarise
-
-SHOWN = ("accuracy", "balanced_accuracy", "macro_auc")
 
 
 def main(out: Path, files: Mapping[str, Sequence[Path]]) -> None:
@@ -34,18 +33,15 @@ def on(said: Predictions, paths: set[str]) -> Predictions:
 
 def row_of(name: str, first: Predictions, said: Predictions) -> dict[str, object]:
     summary = summarise(said)
-    figures = {key: summary[key] for key in SHOWN}
-    figures["difference"] = compare(first, said)["difference"]["balanced_accuracy"]
     row: dict[str, object] = {"model": name, "n": summary["n"], "patients": summary["patients"]}
-    for key, each in figures.items():
-        row |= {f"{key}{end}": f"{each[part]:.4f}" for part, end in ENDS}
+    row |= {
+        key: value for key, value in flip.row_of(name, first, said).items() if key not in ("way", "scans")
+    }
     row |= {
         f"sensitivity_{label}": f"{each['sensitivity']:.4f}" for label, each in summary["per_class"].items()
     }
     return row | {"urgent_called_normal": summary["urgent_called_normal"]}
 
-
-ENDS = (("value", ""), ("low", "_low"), ("high", "_high"))
 
 if __name__ == "__main__":
     pairs = dict(word.split("=", 1) for word in sys.argv[2:])

@@ -131,11 +131,10 @@ def _step(number: int, table: Mapping[str, Any]) -> CompressStep:
         kinds = ", ".join(map(repr, _CONFIGS))
         raise UsageError("it names no step" if kind is None else f"step = {kind!r}", remedy=f"one of {kinds}")
     known = cast("Kind", kind)
-    apart = ("step", "train", "teachers") if known == "distill" else ("step", "train")
-    own = {key: value for key, value in table.items() if key not in apart}
+    own = {key: value for key, value in table.items() if key not in ("step", "train")}
+    taught = _numbers(own.pop("teachers")) if known == "distill" and "teachers" in own else ()
     config = from_mapping(_CONFIGS[known], own, known)
     from_mapping(TrainConfig, table["train"], "train")  # its step fills the rest from the run before
-    taught = _numbers(table["teachers"]) if known == "distill" and "teachers" in table else ()
     return CompressStep(number, known, config, dict(table["train"]), taught)
 
 
