@@ -39,6 +39,8 @@ MANIFEST = Manifest(
     licence="none",
 )
 
+LATER = ("layout", "second_look")  # that a file may lack
+
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -219,6 +221,9 @@ MUTATIONS: list[tuple[str, Any, str]] = [
     ("golden", {"levels": 1, "share": 10**400, "logits": 1e-3, "cam": 1e-3, "embedding": 1e-3}, "wrong type"),
     ("versions", {"octlet": 1}, "wrong type"),
     ("calibration", [], "wrong type"),
+    ("second_look", "0.7", "wrong type"),
+    ("second_look", 0, "second look"),
+    ("second_look", 1.1, "second look"),
     ("extra", 1, "unknown fields"),
 ]
 
@@ -229,7 +234,7 @@ def test_a_malformed_manifest(good: Path, tmp_path: Path, key: str, value: Any, 
     assert rule in refused(tmp_path / "m.octlet", forge(contents(good) | {"manifest.json": text}))
 
 
-@pytest.mark.parametrize("key", [key for key in asdict(MANIFEST) if key not in ("schema", "layout")])
+@pytest.mark.parametrize("key", [key for key in asdict(MANIFEST) if key not in ("schema", *LATER)])
 def test_a_missing_field(good: Path, key: str) -> None:
     text = dump_json({k: v for k, v in plain(good).items() if k != key}).encode()
     with pytest.raises(ModelFileError, match=f"unknown fields: '{key}'"):
@@ -330,4 +335,4 @@ def test_no_manifest_crashes(good: Path, data: st.DataObject, value: Any) -> Non
         read = parse_manifest(dump_json(manifest).encode())
     except (ModelFileError, UnicodeEncodeError):  # a lone surrogate cannot even be written
         return
-    assert {"layout": None} | manifest == json.loads(json.dumps(asdict(read)))
+    assert dict.fromkeys(LATER) | manifest == json.loads(json.dumps(asdict(read)))

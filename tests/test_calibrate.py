@@ -53,6 +53,17 @@ def test_what_is_fitted_is_what_the_scores_say(calibrated, split):
     assert said["scans"] == manifest.calibration.scans == len(held.paths)
 
 
+def test_what_is_fitted_is_said_in_both_looks(tiny_run, easy_scans, split, tmp_path):
+    model, out, scores = (tmp_path / name for name in ("twice.octlet", "out.octlet", "scores.csv"))
+    easy.result_of("export", tiny_run, "--out", model, "--second-look", "1")
+    easy.result_of("calibrate", model, easy_scans, "--split", split, "--out", out, "--scores", scores)
+    held = read_held_out(scores)
+    said = Predictor.open(model).run([read_scan(easy_scans / path) for path in held.paths])
+    np.testing.assert_allclose(held.logits, said.logits, atol=1e-5)
+    assert open_bundle(out).manifest.second_look == 1
+    assert "mirrored" in open_bundle(out).read("README.md").decode()
+
+
 def test_the_network_stays_as_it_is(calibrated, model_file):
     before, after = open_bundle(model_file), open_bundle(calibrated[0])
     assert before.read(ONNX) == after.read(ONNX)

@@ -195,6 +195,22 @@ def test_manifest_and_card(model_file: Path) -> None:
     assert "no validation figures" in text
 
 
+def test_a_second_look_is_asked_for_in_the_file(tiny_run: Path, tmp_path: Path) -> None:
+    out, gray = tmp_path / "model.octlet", np.random.default_rng(0).integers(0, 255, (80, 90), np.uint8)
+    assert main(["export", str(tiny_run), "--out", str(out), "--second-look", "1"]) == 0
+    bundle = open_bundle(out)
+    assert bundle.manifest.second_look == 1
+    assert "with no class of probability 1 is looked at once more, mirrored" in bundle.read(CARD).decode()
+    predictor = Predictor.open(out)
+    prepared = predictor.prepare(gray)
+    mirrored = replace(prepared, pixels=prepared.pixels[:, ::-1])
+    looks = [predictor.compute([each]).logits for each in (prepared, mirrored)]
+    assert np.abs(looks[0] - looks[1]).max() > 1e-3
+    np.testing.assert_allclose(predictor.run([gray]).logits, np.mean(looks, axis=0), atol=1e-6)
+    assert verify(out).passed
+    assert main(["export", str(tiny_run), "--out", str(out), "--second-look", "1.5"]) == 2
+
+
 def test_a_prior_shift_moves_logits_and_maps_by_its_closed_form(tiny_run: Path, tmp_path: Path) -> None:
     counts = {"CNV": 10, "DME": 30, "DRUSEN": 20, "NORMAL": 40}
     trained = load_run(tiny_run)

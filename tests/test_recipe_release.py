@@ -177,6 +177,16 @@ def test_the_release_of_a_chain_is_the_small_network(tmp_path):
     assert figures in named["final/calibrate"].inputs
 
 
+def test_the_small_network_alone_looks_twice(tmp_path):
+    text = TINY.format(notes="") + CHAIN + "[export]\nsecond_look = 0.7\n"
+    silent = Voice(lambda _: None, lambda _: iter, Feedback())
+    named = {each.name: each for each in build_stages(read_recipe(write(tmp_path, text)), tmp_path, silent)}
+    exports = ("final/export", "fold-0/compressed-export", "fold-0/export")
+    assert [named[name].settings["second_look"] for name in exports] == [0.7, 0.7, 0]
+    with pytest.raises(UsageError, match="second_look"):
+        read_recipe(write(tmp_path, text.replace("0.7", "1.7")))
+
+
 @pytest.mark.parametrize(
     ("override", "rule"),
     [

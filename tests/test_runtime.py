@@ -63,6 +63,45 @@ def test_a_fake_engine_is_enough(model_file: Path) -> None:
     assert predictor.predict([], []) == []
 
 
+class Sided:
+    """Sees the left half of a scan: its mean, times 40, is the logit of NORMAL; keeps what it was shown."""
+
+    name = "sided"
+
+    def __init__(self) -> None:
+        self.shown: list[Batch] = []
+
+    def run(self, batch: Batch) -> Outputs:
+        self.shown.append(batch)
+        cam = np.zeros((len(batch), 4, 1, 2), np.float32)
+        cam[:, 3, 0, 0] = 80 * batch[:, 0, :, : batch.shape[-1] // 2].mean(axis=(1, 2))
+        return Outputs(cam.mean(axis=(2, 3)), cam, batch[:, 0, 0].copy())
+
+
+def test_a_scan_that_leaves_doubt_is_looked_at_again_mirrored(model_file: Path) -> None:
+    bundle = open_bundle(model_file)
+    half = np.full((64, 64), 120, np.uint8)
+    half[[0, -1]] = 130  # tissue at both edges: nothing is cut
+    half[:, 32:] += np.arange(64, dtype=np.uint8)[:, None] + 20  # the right half is brighter
+    sure = np.full((64, 64), 240, np.uint8)
+    once, twice = Sided(), Sided()
+    first = Predictor(bundle, once).run([sure, half])
+    plain = replace(bundle, manifest=replace(bundle.manifest, second_look=0.7))
+    both = Predictor(plain, twice).run([sure, half])
+    assert [len(batch) for batch in once.shown] == [2]
+    assert [len(batch) for batch in twice.shown] == [2, 1]
+    np.testing.assert_array_equal(twice.shown[1][0], twice.shown[0][1][:, :, ::-1])
+    certain, doubtful = scipy.special.softmax(first.logits.astype(np.float64), axis=1).max(axis=1)
+    assert certain > 0.7 > doubtful
+    right = 40 * once.shown[0][1, 0, :, 32:].mean()
+    expected = first.logits.copy()
+    expected[1, 3] = (expected[1, 3] + right) / 2
+    np.testing.assert_allclose(both.logits, expected, rtol=1e-6)
+    np.testing.assert_allclose(both.probabilities, scipy.special.softmax(expected.astype(float), axis=1))
+    assert first.logits[1].argmax() != both.logits[1].argmax() == 3
+    np.testing.assert_array_equal(both.cam, first.cam)  # the maps are of the scan as it is
+
+
 def test_probabilities_against_scipy(model_file: Path) -> None:
     predictor = Predictor.open(model_file)
     scores = predictor.run(scans())

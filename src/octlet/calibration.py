@@ -177,7 +177,7 @@ def _run(predictor: Predictor, root: Path, records: Sequence[SplitRecord], progr
         batch = records[start : start + BATCH]
         grays = [read_pixels(root, each.path) for each in batch]
         ready = [predictor.prepare(gray, each.path) for gray, each in zip(grays, batch, strict=True)]
-        outputs.append(predictor.compute(ready))
+        outputs.append(predictor.look(ready))
         layouts += [measure(gray).layout for gray in grays]
     logits, embeddings = ([getattr(each, name) for each in outputs] for name in ("logits", "embedding"))
     return _Seen(records, np.concatenate(logits), np.concatenate(embeddings), np.array(layouts))

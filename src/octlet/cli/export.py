@@ -23,6 +23,14 @@ from octlet.export.package import export_run
     show_default=True,
     help="Call classes with few training scans more readily; choose it on validation scans.",
 )
+@click.option(
+    "--second-look",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    metavar="P",
+    help="Look again, mirrored, at scans with no class of this probability; 0: never.",
+)
 @click.option("--licence", default="", help="Licence and attribution of the weights, for the model card.")
 @click.option(
     "--images",
@@ -38,6 +46,7 @@ def command(
     out: Path,
     name: str,
     prior_shift: float,
+    second_look: float,
     licence: str,
     images: int,
     litert: bool,
@@ -57,6 +66,7 @@ def command(
         name=name,
         licence=licence,
         prior_shift=prior_shift,
+        second_look=second_look,
         images=images,
         litert=litert,
         progress=bar("comparing images"),

@@ -104,6 +104,8 @@ class Manifest:
             where `octlet calibrate` was given them.
         versions: of the software that wrote the file.
         licence: of the weights, and the attribution that they ask for.
+        second_look: a scan to whose classes the network gives no probability of this, or more, is shown to it
+            mirrored too, and the mean of both logits counts: over 0, to 1. None: one look at any scan.
         calibration, thresholds, prototypes: of `trust`: all of them, or none.
         layout: of `trust` too; files of before there was one have none.
     """
@@ -121,6 +123,7 @@ class Manifest:
     metrics: dict[str, Any]
     versions: dict[str, str]
     licence: str
+    second_look: float | None = None
     calibration: Calibration | None = None
     thresholds: Thresholds | None = None
     prototypes: Prototypes | None = None
@@ -313,11 +316,14 @@ def _record(value: dict[str, Any], kind: Any, where: str) -> Any:
     return kind(**{key: _typed(each, hints[key], f"{where}.{key}") for key, each in value.items()})
 
 
-_LATER = {"layout"}  # fields that came after the first files: those, and files without such, lack them
+_LATER = {
+    "layout",
+    "second_look",
+}  # fields that came after the first files: those, and files without such, lack them
 
 
 def _check_manifest(manifest: Manifest) -> None:
-    golden, files = manifest.golden, manifest.files
+    golden, files, twice = manifest.golden, manifest.files, manifest.second_look
     shares = (golden.share, golden.logits, golden.cam, golden.embedding)
     needed = {CARD, GOLDEN, *(engine.file for engine in manifest.engines.values())}
     one_line = 0 < len(manifest.name) <= 100 and manifest.name.isprintable()
@@ -328,6 +334,7 @@ def _check_manifest(manifest: Manifest) -> None:
         "its input size is not 32 to 1024 pixels": 32 <= manifest.preprocessing.size <= 1024,
         "its name is not one line of 1 to 100 characters": one_line,
         "a tolerance is out of range": 0 <= golden.levels <= 8 and all(0 < x <= 0.1 for x in shares),
+        "its second look is not from over 0 to 1": twice is None or 0 < twice <= 1,
         "it names no engine": bool(manifest.engines),
         "a needed file is not listed": needed <= files.keys(),
         "a file's name or SHA-256 is malformed": well_formed,

@@ -101,6 +101,13 @@ def _with_part(card: str, title: str, text: str, before: str) -> str:
 
 
 def _doubt(manifest: Manifest) -> str:
+    if manifest.second_look is None:
+        return _trust(manifest)
+    told = f"A scan with no class of probability {manifest.second_look:.3g} is looked at once more, mirrored;"
+    return f"{told}\nthe mean of both looks' logits counts.\n\n{_trust(manifest)}"
+
+
+def _trust(manifest: Manifest) -> str:
     if manifest.trust is None:
         return (
             "Never calibrated: it gives one of its classes to any image, also to a photograph of something\n"

@@ -66,6 +66,7 @@ def export_run(
     prior_shift: float = 0.0,
     images: int = IMAGES,
     litert: bool = False,
+    second_look: float = 0.0,
     progress: Progress = iter,
 ) -> dict[str, Any]:
     """Write the network of a run as a model file; equal runs give equal bytes.
@@ -78,6 +79,7 @@ def export_run(
         prior_shift: tau of `shift_prior`, 0 for none. Choose it on validation scans.
         images: simulated scans on which a quantised network must agree with the simulation.
         litert: carry the network for LiteRT too, made from the ONNX file and held to the same bounds.
+        second_look: see `Manifest.second_look`; 0 for none. Choose it on scans that were not trained on.
         progress: a wrapper of a counting iterable, for those.
 
     Returns:
@@ -98,7 +100,7 @@ def export_run(
     subject = _subject(run, prior_shift, litert, images, progress)
     vectors = golden_vectors(subject.net, subject.size, subject.tolerances)
     parity = _parity(subject, vectors)
-    manifest = _manifest(subject, name or run.resolve().name, licence or LICENCE)
+    manifest = _manifest(subject, name or run.resolve().name, licence or LICENCE, second_look or None)
     files = {_ENTRIES[engine]: data for engine, data in subject.networks.items()}
     files |= {GOLDEN: dump_golden(vectors), CARD: _card(subject, manifest)}
     with writing_to(out):
@@ -262,7 +264,7 @@ def _clear(
     return chosen
 
 
-def _manifest(subject: _Subject, name: str, licence: str) -> Manifest:
+def _manifest(subject: _Subject, name: str, licence: str, second_look: float | None) -> Manifest:
     meta = subject.meta
     packages = ["numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch"]
     if subject.litert is not None:
@@ -285,4 +287,5 @@ def _manifest(subject: _Subject, name: str, licence: str) -> Manifest:
         metrics=meta.get("metrics", {}),
         versions={"octlet": __version__} | {package: version(package) for package in packages},
         licence=licence,
+        second_look=second_look,
     )

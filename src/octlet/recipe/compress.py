@@ -71,6 +71,8 @@ def exported_as(recipe: Recipe, which: str) -> dict[str, Any]:
     named = as_dict(recipe.export) | {"name": f"{name}-compressed" if which else name}
     if which and recipe.compress[-1].kind == "quantize":
         named["prior_shift"] = 0.0  # the rounding has it in itself: see `_config`
+    if recipe.compress and not which:
+        named["second_look"] = 0.0  # the dense network is what others are measured by
     return named
 
 

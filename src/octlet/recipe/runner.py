@@ -17,7 +17,7 @@ from octlet.core.files import sha256_of, write_json
 
 STATE = ".stages"
 # settings; off, they do what was done before they came
-LATER = frozenset({"degrade", "given", "litert", "mirror", "mixup", "restore", "teacher_size"})
+LATER = frozenset({"degrade", "given", "litert", "mirror", "mixup", "restore", "second_look", "teacher_size"})
 
 
 @dataclass(frozen=True)

@@ -73,16 +73,20 @@ class ExportSettings:
         licence: of the weights.
         prior_shift: see `octlet.train.prior.shift_prior`.
         litert: carry the network for LiteRT too.
+        second_look: see `octlet.core.bundle.Manifest`; of the network at the end of the steps alone.
     """
 
     name: str = ""
     licence: str = ""
     prior_shift: float = 0.0
     litert: bool = False
+    second_look: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.prior_shift <= 2:
             raise UsageError(f"export.prior_shift = {self.prior_shift}", remedy="from 0 to 2")
+        if not 0 <= self.second_look <= 1:
+            raise UsageError(f"export.second_look = {self.second_look}", remedy="from 0 to 1")
 
 
 @dataclass(frozen=True)

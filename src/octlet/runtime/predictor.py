@@ -1,7 +1,7 @@
 """From gray scans to probabilities with a model file."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,10 +52,10 @@ class Scores:
     """What a model says of n scans.
 
     Attributes:
-        logits: float32 (n, 4), in label order.
+        logits: float32 (n, 4), in label order; of both looks where a scan was looked at twice.
         probabilities: float64 (n, 4), rows summing to 1; at the model file's temperature, where it has one.
         distances: float64 (n,), from what the model knows; None where the model file holds no prototypes.
-        cam: float32 (n, 4, h, w), the class activation maps; their means are the logits.
+        cam: float32 (n, 4, h, w), the class activation maps; their means are the logits of the first look.
         boxes: (left, top, right, bottom) of the part of each scan that its maps cover, in scan pixels.
     """
 
@@ -140,9 +140,28 @@ class Predictor:
         except ModelFileError as error:
             raise ModelFileError(error.rule, path=self.bundle.path, remedy=error.remedy) from error
 
+    def look(self, prepared: Sequence[Prepared]) -> Outputs:
+        """Compute prepared scans, at least one, and once more, mirrored, those that leave doubt.
+
+        Which do is `second_look` of the manifest. Their logits are the mean of both looks; an eye may be a
+        left or a right one, so both answer the same question. Maps and embedding are those of the scan as it
+        is: cells of a mirrored map lie elsewhere. Raises as `compute`.
+        """
+        first, limit = self.compute(prepared), self.bundle.manifest.second_look
+        doubtful = np.flatnonzero(softmax(first.logits).max(axis=1) < (limit or 0.0))
+        if not len(doubtful):
+            return first
+        mirrored = [
+            replace(prepared[k], pixels=np.ascontiguousarray(prepared[k].pixels[:, ::-1]))
+            for k in doubtful.tolist()
+        ]
+        logits = first.logits.copy()
+        logits[doubtful] = (logits[doubtful] + self.compute(mirrored).logits) / 2
+        return replace(first, logits=logits)
+
     def score(self, prepared: Sequence[Prepared]) -> Scores:
-        """Compute prepared scans, at least one, in one batch; raises as `compute` and `weigh`."""
-        return self.weigh(self.compute(prepared), tuple(each.box for each in prepared))
+        """Look at prepared scans, at least one, in one batch; raises as `look` and `weigh`."""
+        return self.weigh(self.look(prepared), tuple(each.box for each in prepared))
 
     def weigh(self, outputs: Outputs, boxes: tuple[Box, ...]) -> Scores:
         """Turn a network's outputs into scores.
