@@ -307,43 +307,38 @@ sizes: .venv/ready scans
 	$(SAID) $(SIZES)/together.csv $(OCTLET_DATA) --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
 	$(SAID) $(SIZES)/teacher.csv $(OCTLET_DATA) --mirror --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
 
-# A ninth of the multiply-accumulates, 80 minutes of two cores a fold; SMALL_FOLDS="0 1" makes two of the
-# five, the fewest that can set each other's limits. What they say of their test scans is kept fold by fold; table.csv is of
-# all that are kept, trust.csv of those that were made
+# A ninth of the multiply-accumulates, 80 minutes of two cores a fold
 .PHONY: small
-SMALL_FOLDS ?= 0 1 2 3 4
 NINTH := docs/results/small
+NINTHS := $(foreach k,0 1 2 3 4,real/small/fold-$(k)/compressed.octlet)
 small: .venv/ready scans
+	$(BIN)/octlet run recipes/small.toml --out real/small $(foreach k,0 1 2 3 4,--only fold-$(k))
 	mkdir -p $(NINTH)
-	for k in $(SMALL_FOLDS); do $(BIN)/octlet run recipes/small.toml --out real/small --only fold-$$k || exit 1; \
-	    cp real/small/fold-$$k/evaluation/predictions.csv $(NINTH)/fold-$$k-dense.csv; \
-	    $(SAID) $(NINTH)/fold-$$k-teacher.csv $(OCTLET_DATA) --prior-shift 0.25 real/small/fold-$$k/teacher-1 || exit 1; \
-	    cp real/small/fold-$$k/compressed-evaluation/predictions.csv $(NINTH)/fold-$$k.csv; \
-	    cp real/small/fold-$$k/comparison/table.csv $(NINTH)/fold-$$k-table.csv; \
-	    cp real/small/fold-$$k/held-out.csv $(NINTH)/fold-$$k-held-out.csv; done
-	for which in -dense -teacher ""; do \
-	    $(BIN)/octlet evaluate $(NINTH)/fold-?$$which.csv --out real/small/pooled$$which || exit 1; done
-	$(BIN)/octlet compare $(foreach which,-teacher -dense,real/small/pooled$(which)/predictions.csv) \
-	    real/small/pooled/predictions.csv --name "dense, 320 px" --name "dense, 256 px" --name "11 %, int8, 320 px" \
-	    --out real/small/pair
-	cp real/small/pair/table.csv $(NINTH)
+	cp real/small/compressed-evaluation/predictions.csv $(NINTH)
+	cp real/small/evaluation/predictions.csv $(NINTH)/dense.csv
+	$(SAID) $(NINTH)/teacher.csv $(OCTLET_DATA) --prior-shift 0.25 "real/small/fold-{k}/teacher-1"
+	cp real/small/fold-0/comparison/table.csv $(NINTH)/cost-fold-0.csv
+	$(ONE) benchmarks/flip.py $(NINTH)/flip.csv $(OCTLET_DATA) real/small/split $(NINTHS)
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
-	rm -rf real/small/made && mkdir real/small/made
-	for k in $(SMALL_FOLDS); do cp real/small/split/fold-$$k.csv real/small/made; done
-	$(ONE) benchmarks/trust.py real/small/trust $(OCTLET_DATA) real/trust/not-oct real/small/made \
-	    $(foreach k,$(SMALL_FOLDS),real/small/fold-$(k)/compressed.octlet)
+	$(ONE) benchmarks/trust.py real/small/trust $(OCTLET_DATA) real/trust/not-oct real/small/split $(NINTHS)
 	cp real/small/trust.csv $(NINTH)
 	$(MAKE) small-beside
 
-# The folds of `make small` that are kept, beside other networks on the same scans; and the network of 256 px that went
-# before, at 288 px as at 256; needs no `make` before
+# The folds' networks paired with their teacher, with the dense network that they were cut from, with others on the folds of
+# which those are kept; and the network of 256 px that went before, at 288 px as at 256. Needs no `make` before
 .PHONY: small-beside
 BESIDE := $(BIN)/python benchmarks/same_scans.py
 small-beside: .venv/ready
-	$(BESIDE) $(NINTH)/beside.csv "11 %, 320 px=$$(ls $(NINTH)/fold-?.csv | paste -sd,)" \
-	    "its teacher=$$(ls $(NINTH)/fold-?-teacher.csv | paste -sd,)" \
-	    "11 %, 256 px=$$(ls $(NINTH)/at-256/fold-?.csv | paste -sd,)" "ships=$(RELEASE)/predictions.csv" \
+	$(BIN)/octlet compare $(foreach name,teacher dense predictions,$(NINTH)/$(name).csv) --name "dense, 320 px" \
+	    --name "dense, 256 px" --name "11 %, int8, 320 px" --out real/small/pair
+	$(BIN)/octlet compare $(NINTH)/dense.csv $(NINTH)/predictions.csv --name "dense, 256 px" --name "11 %, int8, 320 px" \
+	    --out real/small/cut-from
+	cp real/small/pair/table.csv $(NINTH)
+	cp real/small/cut-from/table.csv $(NINTH)/cut-from.csv
+	$(BESIDE) $(NINTH)/beside.csv "11 %, 320 px=$(NINTH)/predictions.csv" "ships=$(RELEASE)/predictions.csv" \
 	    "10 % taught by four=$(FOUR)/predictions.csv" "make real=docs/results/resnet101v2/predictions.csv"
+	$(BESIDE) $(NINTH)/lessons.csv "11 %, 320 px=$(NINTH)/predictions.csv" \
+	    "11 %, 256 px=$$(ls $(NINTH)/at-256/fold-?.csv | paste -sd,)"
 	for folds in 0123 012 3; do \
 	    $(BESIDE) $(NINTH)/at-288-folds-$$folds.csv "256 px=$$(ls $(NINTH)/at-256/fold-[$$folds].csv | paste -sd,)" \
 	    "288 px=$$(ls $(NINTH)/at-288/fold-[$$folds].csv | paste -sd,)" || exit 1; done
@@ -358,13 +353,14 @@ restore: .venv/ready scans
 KEPT := docs/results
 repeats: .venv/ready
 	$(BIN)/python benchmarks/repeats.py docs/results/repeats.csv \
-	    "dense=$(KEPT)/resnet101v2/predictions.csv,$(KEPT)/teachers/dense.csv,$(KEPT)/teachers/longer.csv,$(KEPT)/teachers/larger.csv,$(KEPT)/ten/dense.csv,$(FOUR)/dense.csv,$(FOUR)/longer.csv" \
+	    "dense=$(KEPT)/resnet101v2/predictions.csv,$(KEPT)/teachers/dense.csv,$(KEPT)/teachers/longer.csv,$(KEPT)/teachers/larger.csv,$(KEPT)/ten/dense.csv,$(FOUR)/dense.csv,$(FOUR)/longer.csv,$(NINTH)/dense.csv" \
 	    "18 and 20 %, int8=$(KEPT)/release/predictions.csv,$(KEPT)/frontier/predictions/0.18-int8.csv,$(KEPT)/frontier/predictions/0.2-int8.csv" \
 	    "10 %, taught by one=$(KEPT)/ten/10.csv" \
 	    "10 %, int8, taught by one=$(KEPT)/ten/10-int8.csv" \
 	    "18 and 10 %, taught by three=$(KEPT)/teachers/18.csv,$(KEPT)/teachers/10.csv" \
 	    "10 %, restored, taught by four=$(FOUR)/float.csv" \
-	    "10 %, int8, restored, taught by four=$(FOUR)/predictions.csv"
+	    "10 %, int8, restored, taught by four=$(FOUR)/predictions.csv" \
+	    "dense, trained on at 320 px=$(NINTH)/teacher.csv" "11 %, int8, two lessons=$(NINTH)/predictions.csv"
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
 peers: .venv/ready scans

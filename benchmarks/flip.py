@@ -2,7 +2,9 @@
 
     python benchmarks/flip.py docs/results/flip.csv SCANS SPLITS MODEL MODEL ...
 
-SPLITS is a folder with fold-0.csv, fold-1.csv ..., one for each model file, which sees its own test scans.
+In doubt are scans to whose classes the network gives no probability of `DOUBT` or more; averaged alone, they
+are what `octlet export --second-look` asks for. SPLITS is a folder with fold-0.csv, fold-1.csv ..., one for
+each model file, which sees its own test scans.
 """
 
 import sys
@@ -19,7 +21,8 @@ from octlet.evaluate.predictions import Predictions, merge
 from octlet.evaluate.summary import summarise
 from octlet.runtime.predictor import Predictor, softmax
 
-WAYS = ("as it is", "mirrored", "both, mean of logits", "both, mean of probabilities")
+DOUBT = 0.7
+WAYS = ("as it is", "mirrored", "both, mean of logits", "both, mean of probabilities", "both where in doubt")
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auc", "urgent_called_normal_rate")
 
 
@@ -27,7 +30,10 @@ def main(out: Path, scans: Path, splits: Path, models: list[Path]) -> None:
     folds = list(zip(models, sorted(splits.glob("fold-*.csv")), strict=True))
     parts = [said(model, scans, split) for model, split in folds]
     pooled = [merge([part[way] for part in parts]) for way in range(len(WAYS))]
-    write_rows(out, [row_of(name, pooled[0], each) for name, each in zip(WAYS, pooled, strict=True)])
+    in_doubt = float((pooled[0].probabilities.max(axis=1) < DOUBT).mean())
+    looks = (1.0, 1.0, 2.0, 2.0, 1 + in_doubt)
+    rows = [row_of(name, pooled[0], each) for name, each in zip(WAYS, pooled, strict=True)]
+    write_rows(out, [row | {"looks": f"{each:.3f}"} for row, each in zip(rows, looks, strict=True)])
 
 
 def row_of(way: str, reference: Predictions, predictions: Predictions) -> dict[str, str]:
@@ -60,7 +66,8 @@ def said(model: Path, scans: Path, split: Path) -> list[Predictions]:
         both = [predictor.prepare(each, row.path) for each in (gray, np.ascontiguousarray(gray[:, ::-1]))]
         logits[:, k] = predictor.compute(both).logits
     shares = [softmax(each) for each in logits]
-    ways = (*shares, softmax(logits.mean(axis=0)), np.mean(shares, axis=0))
+    both, doubt = softmax(logits.mean(axis=0)), shares[0].max(axis=1, keepdims=True) < DOUBT
+    ways = (*shares, both, np.mean(shares, axis=0), np.where(doubt, both, shares[0]))
     labels = np.array([index_of(row.label) for row in rows])
     paths, patients = tuple(row.path for row in rows), tuple(row.patient for row in rows)
     return [Predictions(paths, labels, patients, each) for each in ways]
