@@ -317,7 +317,8 @@ small: .venv/ready scans
 	cp real/small/compressed-evaluation/predictions.csv $(NINTH)
 	cp real/small/evaluation/predictions.csv $(NINTH)/dense.csv
 	$(SAID) $(NINTH)/teacher.csv $(OCTLET_DATA) --prior-shift 0.25 "real/small/fold-{k}/teacher-1"
-	cp real/small/fold-0/comparison/table.csv $(NINTH)/cost-fold-0.csv
+	for k in 0 1 2 3 4; do cp real/small/fold-$$k/comparison/table.csv $(NINTH)/cost-fold-$$k.csv; done
+	cp real/small/fold-4/compressed-evaluation/predictions.csv $(NINTH)/fold-4.csv
 	$(ONE) benchmarks/flip.py $(NINTH)/flip.csv $(OCTLET_DATA) real/small/split $(NINTHS)
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
 	$(ONE) benchmarks/trust.py real/small/trust $(OCTLET_DATA) real/trust/not-oct real/small/split $(NINTHS)
@@ -337,6 +338,7 @@ small-beside: .venv/ready
 	cp real/small/cut-from/table.csv $(NINTH)/cut-from.csv
 	$(BESIDE) $(NINTH)/beside.csv "11 %, 320 px=$(NINTH)/predictions.csv" "ships=$(RELEASE)/predictions.csv" \
 	    "10 % taught by four=$(FOUR)/predictions.csv" "make real=docs/results/resnet101v2/predictions.csv"
+	$(BESIDE) $(NINTH)/fold-4-beside.csv "11 %, 320 px=$(NINTH)/fold-4.csv" "ships=$(RELEASE)/predictions.csv"
 	$(BESIDE) $(NINTH)/lessons.csv "11 %, 320 px=$(NINTH)/predictions.csv" \
 	    "11 %, 256 px=$$(ls $(NINTH)/at-256/fold-?.csv | paste -sd,)"
 	for folds in 0123 012 3; do \
