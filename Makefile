@@ -1,9 +1,9 @@
 # make demo   scans to report on simulated scans, minutes on two cores
 # make test   lint, types, import contracts, tests; make lowest: the device's with the oldest versions
 # What is behind docs/results takes OCTLET_DATA and OCTLET_WEIGHTS, hours, and an order:
-# make real             the dense network, five folds
-# make int8 frontier    the same in integers; pruned
-# make release-model    the model that ships; then release-figures, robustness, tried, teachers, lite0, peers, cold-start
+# make release-model    the model that ships, and what its card tells; then release-peers, tried
+# make real             another dense network, five folds
+# make int8 frontier    the same in integers; pruned; then eighteen, peers, cold-start, lite0, teachers, ten, four, sizes
 # make trust heatmaps   what a model's doubt and its heatmaps are worth; make layout: refusals without a network
 # make arm arm-count pi-check   an emulated Arm machine and a Raspberry Pi's installer: docs/arm.md
 PYTHON ?= python3
@@ -84,22 +84,25 @@ frontier: .venv/ready scans
 tried: .venv/ready
 	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv docs/results/int8/PTQ.csv docs/results/int8/QAT.csv \
 	    $(foreach point,0.2 0.18 0.05,docs/results/frontier/predictions/$(point)-int8.csv) \
-	    docs/results/release/predictions.csv docs/results/lite0/predictions.csv docs/results/four/predictions.csv \
-	    $(foreach row,320 teacher float 3,docs/results/sizes/$(row).csv) --name "dense float" --name "PTQ" \
+	    docs/results/eighteen/predictions.csv docs/results/lite0/predictions.csv docs/results/four/predictions.csv \
+	    $(foreach row,320 teacher float 3,docs/results/sizes/$(row).csv) \
+	    $(foreach row,dense teacher one-look predictions,docs/results/release/$(row).csv) --name "dense float" --name "PTQ" \
 	    --name "QAT" --name "20 %, 16 epochs, QAT" --name "18 %, 48 epochs, QAT" --name "5 %, 48 epochs, QAT" \
 	    --name "18 %, poor scans, QAT" --name "Lite0, poor scans, QAT" --name "10 %, taught by four, QAT" \
-	    --name "320 px" --name "256, 320, 384 px, mirrored" --name "10 %, taught by these" --name "3 %, the same" --out real/tried
+	    --name "320 px" --name "256, 320, 384 px, mirrored" --name "10 %, taught by these" --name "3 %, the same" \
+	    --name "256 px, harder scans" --name "trained on at 320 px" --name "11 %, two lessons, QAT" \
+	    --name "and a second look" --out real/tried
 	cp real/tried/table.csv docs/results/tried.csv
 	cp real/tried/difference.png docs/results/tried.png
 	$(BIN)/python benchmarks/ensembles.py docs/results/ensembles.csv "dense=docs/results/resnet101v2/predictions.csv" \
-	    "18 %=docs/results/release/predictions.csv" "Lite0=docs/results/lite0/predictions.csv" \
+	    "18 %=docs/results/eighteen/predictions.csv" "Lite0=docs/results/lite0/predictions.csv" \
 	    "Lite0 untaught=docs/results/lite0/alone-256.csv"
 
 # What no network gets right, of predictions that are kept
 .PHONY: hard
 hard: .venv/ready
 	$(BIN)/python benchmarks/hard_scans.py docs/results/hard $(foreach file,resnet101v2/predictions \
-	    frontier/predictions/0.18-int8 release/predictions lite0/predictions lite0/alone-256 lite0/alone-320 \
+	    frontier/predictions/0.18-int8 eighteen/predictions lite0/predictions lite0/alone-256 lite0/alone-320 \
 	    lite0/alone-phantoms-first ten/dense ten/10-int8 four/dense four/longer four/predictions teachers/dense \
 	    teachers/longer teachers/larger teachers/18 teachers/10 sizes/256 sizes/320 sizes/384 sizes/float sizes/3, \
 	    $(file)=docs/results/$(file).csv)
@@ -133,39 +136,84 @@ heatmaps: scans real/heatmaps/model.octlet
 	$(ONE) benchmarks/heatmaps.py real/heatmaps/heatmaps $(OCTLET_DATA) real/finetune/split real/heatmaps/model.octlet $(INT8)
 	cp real/heatmaps/heatmaps.csv real/heatmaps/heatmaps.png docs/results
 
-# The model that ships, hours on two cores; and what its card tells of the folds' networks, before the last stage
-.PHONY: release-model release-figures robustness peers
+# The model that ships: 80 minutes of two cores a fold, an hour for what its card tells of the folds' networks, and 100
+# minutes for that of every scan
+.PHONY: release-model release-figures release-folds robustness peers
 FOLDS := $(foreach k,0 1 2 3 4,real/release/fold-$(k)/compressed.octlet)
-DENSE := $(foreach k,0 1 2 3 4,real/finetune/fold-$(k)/model.octlet)
-SMALL := $(foreach k,0 1 2 3 4,real/frontier/fold-$(k)/0.18/int8/model.octlet)
+TEACHERS := $(foreach k,0 1 2 3 4,real/release/fold-$(k)/teacher-1.octlet)
 RELEASE := docs/results/release
+SAID := $(BIN)/python benchmarks/held_out.py
+BESIDE := $(BIN)/python benchmarks/same_scans.py
 
-release-model: .venv/ready scans
+release-model: release-figures
 	$(BIN)/octlet run recipes/pi5.toml --out real/release
-	mkdir -p $(RELEASE)
-	cp real/release/comparison/confusion.png real/release/comparison/difference.png $(RELEASE)
-	cp real/release/compressed-evaluation/predictions.csv real/release/compressed-evaluation/metrics.json $(RELEASE)
 	cp real/release/final/train/curves.png $(RELEASE)/curves-dense.png
 	cp real/release/oct4-pi5.octlet src/octlet/models/oct4-pi5.octlet
+
+release-folds: .venv/ready scans
+	$(BIN)/octlet run recipes/pi5.toml --out real/release $(foreach k,0 1 2 3 4,--only fold-$(k))
+	mkdir -p $(RELEASE)
+	cp real/release/compressed-evaluation/predictions.csv real/release/compressed-evaluation/metrics.json $(RELEASE)
+	cp real/release/evaluation/predictions.csv $(RELEASE)/dense.csv
+	$(SAID) $(RELEASE)/teacher.csv $(OCTLET_DATA) --prior-shift 0.25 "real/release/fold-{k}/teacher-1"
+	for k in 0 1 2 3 4; do cp real/release/fold-$$k/comparison/table.csv $(RELEASE)/cost-fold-$$k.csv; done
+	cp real/release/fold-4/compressed-evaluation/predictions.csv $(RELEASE)/fold-4.csv
+	$(MAKE) release-beside
+
+# The folds' networks paired with their teacher, with the dense network that they were cut from, and with others on the folds
+# of which those are kept. Needs no `make` before
+.PHONY: release-beside
+release-beside: .venv/ready
+	$(BIN)/octlet compare $(foreach name,teacher dense predictions,$(RELEASE)/$(name).csv) --name "dense, 320 px" \
+	    --name "dense, 256 px" --name "11 %, int8, 320 px" --out real/release/beside
+	$(BIN)/octlet compare $(RELEASE)/dense.csv $(RELEASE)/predictions.csv --name "dense, 256 px" \
+	    --name "11 %, int8, 320 px" --out real/release/cut-from
+	cp real/release/beside/table.csv real/release/beside/confusion.png real/release/beside/difference.png $(RELEASE)
+	cp real/release/cut-from/table.csv $(RELEASE)/cut-from.csv
+	$(BESIDE) $(RELEASE)/beside.csv "ships=$(RELEASE)/predictions.csv" "shipped first=$(EIGHTEEN)/predictions.csv" \
+	    "10 % taught by four=$(FOUR)/predictions.csv" "make real=docs/results/resnet101v2/predictions.csv"
+	$(BESIDE) $(RELEASE)/fold-4-beside.csv "ships=$(RELEASE)/fold-4.csv" "shipped first=$(EIGHTEEN)/predictions.csv"
 
 release-figures: robustness
 	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
 	$(ONE) benchmarks/trust.py real/release/trust $(OCTLET_DATA) real/trust/not-oct real/release/split $(FOLDS)
 	cp real/release/trust.csv real/release/trust.png $(RELEASE)
-	$(ONE) benchmarks/flip.py docs/results/flip.csv $(OCTLET_DATA) real/release/split $(FOLDS)
+	$(ONE) benchmarks/flip.py $(RELEASE)/flip.csv $(OCTLET_DATA) real/release/split $(FOLDS) \
+	    --one-look $(RELEASE)/one-look.csv
 	$(ONE) benchmarks/release_notes.py docs/results real/release/check/index.csv $(firstword $(FOLDS)) recipes/pi5-notes.md
 
-# What corrupted scans, or another shape, do to the dense network, the small one and the small one as it was
-# before it was shown poor scans; after `make frontier release-model`
-robustness: .venv/ready scans
+# What corrupted scans, or another shape, do to the small network and to the float one that taught it last
+robustness: release-folds $(TEACHERS)
 	$(ONE) benchmarks/robustness.py real/robustness/robustness $(OCTLET_DATA) real/release/split \
-	    --dense $(DENSE) --small $(FOLDS) --every 4 --work real/robustness/robustness.work
-	$(ONE) benchmarks/robustness.py real/robustness/before $(OCTLET_DATA) real/finetune/split \
-	    --dense $(DENSE) --small $(SMALL) --every 4 --work real/robustness/robustness.work
+	    --dense $(TEACHERS) --small $(FOLDS) --every 4 --work real/robustness/robustness.work
 	$(ONE) benchmarks/shape_shortcut.py real/robustness/shape-shortcut $(OCTLET_DATA) real/release/split \
 	    --model int8 $(FOLDS)
 	cp real/robustness/robustness.csv real/robustness/robustness.png real/robustness/shape-shortcut.csv docs/results
-	cp real/robustness/before.csv docs/results/robustness-before.csv
+
+real/release/fold-%/teacher-1.octlet: | .venv/ready scans
+	$(BIN)/octlet export real/release/fold-$*/teacher-1 --images 200 --prior-shift 0.25 --name "dense, 320 px" --out $@
+
+# What shipped before, cut to 18 % at 256 px: hours; its `before` is the same network before it was shown poor scans. After
+# `make real frontier`
+.PHONY: eighteen
+EIGHTEEN := docs/results/eighteen
+CUT := $(foreach k,0 1 2 3 4,real/eighteen/fold-$(k)/compressed.octlet)
+DENSE := $(foreach k,0 1 2 3 4,real/finetune/fold-$(k)/model.octlet)
+SMALL := $(foreach k,0 1 2 3 4,real/frontier/fold-$(k)/0.18/int8/model.octlet)
+eighteen: .venv/ready scans
+	$(BIN)/octlet run recipes/eighteen.toml --out real/eighteen
+	mkdir -p $(EIGHTEEN)
+	cp real/eighteen/compressed-evaluation/predictions.csv $(EIGHTEEN)
+	$(ONE) benchmarks/robustness.py real/robustness/eighteen $(OCTLET_DATA) real/eighteen/split \
+	    --dense $(DENSE) --small $(CUT) --every 4 --work real/robustness/robustness.work
+	$(ONE) benchmarks/robustness.py real/robustness/before $(OCTLET_DATA) real/finetune/split \
+	    --dense $(DENSE) --small $(SMALL) --every 4 --work real/robustness/robustness.work
+	cp real/robustness/eighteen.csv $(EIGHTEEN)/robustness.csv
+	cp real/robustness/before.csv $(EIGHTEEN)/robustness-before.csv
+	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
+	$(ONE) benchmarks/trust.py real/eighteen/trust $(OCTLET_DATA) real/trust/not-oct real/eighteen/split $(CUT)
+	cp real/eighteen/trust.csv $(EIGHTEEN)
+	$(ONE) benchmarks/flip.py $(EIGHTEEN)/flip.csv $(OCTLET_DATA) real/eighteen/split $(CUT)
 
 # Another family as the small network, the same folds, and its size and time beside the others'; after
 # `make frontier release-model`. OCTLET_LITE0: docs/networks.md
@@ -179,10 +227,10 @@ lite0: .venv/ready scans
 	mkdir -p docs/results/lite0
 	cp real/release-lite0/compressed-evaluation/predictions.csv docs/results/lite0
 	cp real/robustness/lite0.csv docs/results/lite0/robustness.csv
-	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv docs/results/release/predictions.csv \
+	$(BIN)/octlet compare docs/results/resnet101v2/predictions.csv docs/results/eighteen/predictions.csv \
 	    docs/results/frontier/predictions/0.05-int8.csv docs/results/lite0/predictions.csv \
-	    --name "dense float" --name "18 %, ships" --name "5 %" --name Lite0 --threads 1 --out real/lite0-beside \
-	    --cost $(firstword $(DENSE)) --cost $(firstword $(FOLDS)) \
+	    --name "dense float" --name "18 %" --name "5 %" --name Lite0 --threads 1 --out real/lite0-beside \
+	    --cost $(firstword $(DENSE)) --cost $(firstword $(CUT)) \
 	    --cost real/frontier/fold-0/0.05/int8/model.octlet --cost $(firstword $(LITE0))
 	cp real/lite0-beside/table.csv docs/results/lite0/table.csv
 
@@ -207,7 +255,6 @@ lite0-alone: .venv/ready scans
 # Three dense networks as one teacher, the same folds; minutes on a GPU. Needs no `make` before
 .PHONY: teachers
 TOGETHER := real/teachers
-SAID := $(BIN)/python benchmarks/held_out.py
 teachers: .venv/ready scans
 	$(BIN)/octlet run recipes/teachers.toml --out $(TOGETHER)
 	mkdir -p docs/results/teachers
@@ -307,43 +354,16 @@ sizes: .venv/ready scans
 	$(SAID) $(SIZES)/together.csv $(OCTLET_DATA) --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
 	$(SAID) $(SIZES)/teacher.csv $(OCTLET_DATA) --mirror --prior-shift 0.25 $(foreach name,train teacher-1 teacher-2,"real/sizes/fold-{k}/$(name)")
 
-# A ninth of the multiply-accumulates, 80 minutes of two cores a fold
-.PHONY: small
-NINTH := docs/results/small
-NINTHS := $(foreach k,0 1 2 3 4,real/small/fold-$(k)/compressed.octlet)
-small: .venv/ready scans
-	$(BIN)/octlet run recipes/small.toml --out real/small $(foreach k,0 1 2 3 4,--only fold-$(k))
-	mkdir -p $(NINTH)
-	cp real/small/compressed-evaluation/predictions.csv $(NINTH)
-	cp real/small/evaluation/predictions.csv $(NINTH)/dense.csv
-	$(SAID) $(NINTH)/teacher.csv $(OCTLET_DATA) --prior-shift 0.25 "real/small/fold-{k}/teacher-1"
-	for k in 0 1 2 3 4; do cp real/small/fold-$$k/comparison/table.csv $(NINTH)/cost-fold-$$k.csv; done
-	cp real/small/fold-4/compressed-evaluation/predictions.csv $(NINTH)/fold-4.csv
-	$(ONE) benchmarks/flip.py $(NINTH)/flip.csv $(OCTLET_DATA) real/small/split $(NINTHS)
-	test -d real/trust/not-oct || $(ONE) benchmarks/not_oct.py real/trust/not-oct
-	$(ONE) benchmarks/trust.py real/small/trust $(OCTLET_DATA) real/trust/not-oct real/small/split $(NINTHS)
-	cp real/small/trust.csv $(NINTH)
-	$(MAKE) small-beside
-
-# The folds' networks paired with their teacher, with the dense network that they were cut from, with others on the folds of
-# which those are kept; and the network of 256 px that went before, at 288 px as at 256. Needs no `make` before
-.PHONY: small-beside
-BESIDE := $(BIN)/python benchmarks/same_scans.py
-small-beside: .venv/ready
-	$(BIN)/octlet compare $(foreach name,teacher dense predictions,$(NINTH)/$(name).csv) --name "dense, 320 px" \
-	    --name "dense, 256 px" --name "11 %, int8, 320 px" --out real/small/pair
-	$(BIN)/octlet compare $(NINTH)/dense.csv $(NINTH)/predictions.csv --name "dense, 256 px" --name "11 %, int8, 320 px" \
-	    --out real/small/cut-from
-	cp real/small/pair/table.csv $(NINTH)
-	cp real/small/cut-from/table.csv $(NINTH)/cut-from.csv
-	$(BESIDE) $(NINTH)/beside.csv "11 %, 320 px=$(NINTH)/predictions.csv" "ships=$(RELEASE)/predictions.csv" \
-	    "10 % taught by four=$(FOUR)/predictions.csv" "make real=docs/results/resnet101v2/predictions.csv"
-	$(BESIDE) $(NINTH)/fold-4-beside.csv "11 %, 320 px=$(NINTH)/fold-4.csv" "ships=$(RELEASE)/predictions.csv"
-	$(BESIDE) $(NINTH)/lessons.csv "11 %, 320 px=$(NINTH)/predictions.csv" \
-	    "11 %, 256 px=$$(ls $(NINTH)/at-256/fold-?.csv | paste -sd,)"
+# The network that ships beside what it was after one lesson at 256 px, on the folds that were made so, and that rounded at
+# 288 px beside itself; of predictions that are kept, needs no `make` before
+.PHONY: one-lesson
+ONE_LESSON := docs/results/one-lesson
+one-lesson: .venv/ready
+	$(BESIDE) $(ONE_LESSON)/lessons.csv "two lessons, 320 px=$(RELEASE)/one-look.csv" \
+	    "one, 256 px=$$(ls $(ONE_LESSON)/at-256/fold-?.csv | paste -sd,)"
 	for folds in 0123 012 3; do \
-	    $(BESIDE) $(NINTH)/at-288-folds-$$folds.csv "256 px=$$(ls $(NINTH)/at-256/fold-[$$folds].csv | paste -sd,)" \
-	    "288 px=$$(ls $(NINTH)/at-288/fold-[$$folds].csv | paste -sd,)" || exit 1; done
+	    $(BESIDE) $(ONE_LESSON)/at-288-folds-$$folds.csv "256 px=$$(ls $(ONE_LESSON)/at-256/fold-[$$folds].csv | paste -sd,)" \
+	    "288 px=$$(ls $(ONE_LESSON)/at-288/fold-[$$folds].csv | paste -sd,)" || exit 1; done
 
 # What bringing a cut network's outputs back is worth before any training; after `make real`
 .PHONY: restore
@@ -355,25 +375,34 @@ restore: .venv/ready scans
 KEPT := docs/results
 repeats: .venv/ready
 	$(BIN)/python benchmarks/repeats.py docs/results/repeats.csv \
-	    "dense=$(KEPT)/resnet101v2/predictions.csv,$(KEPT)/teachers/dense.csv,$(KEPT)/teachers/longer.csv,$(KEPT)/teachers/larger.csv,$(KEPT)/ten/dense.csv,$(FOUR)/dense.csv,$(FOUR)/longer.csv,$(NINTH)/dense.csv" \
-	    "18 and 20 %, int8=$(KEPT)/release/predictions.csv,$(KEPT)/frontier/predictions/0.18-int8.csv,$(KEPT)/frontier/predictions/0.2-int8.csv" \
+	    "dense=$(KEPT)/resnet101v2/predictions.csv,$(KEPT)/teachers/dense.csv,$(KEPT)/teachers/longer.csv,$(KEPT)/teachers/larger.csv,$(KEPT)/ten/dense.csv,$(FOUR)/dense.csv,$(FOUR)/longer.csv,$(RELEASE)/dense.csv" \
+	    "18 and 20 %, int8=$(KEPT)/eighteen/predictions.csv,$(KEPT)/frontier/predictions/0.18-int8.csv,$(KEPT)/frontier/predictions/0.2-int8.csv" \
 	    "10 %, taught by one=$(KEPT)/ten/10.csv" \
 	    "10 %, int8, taught by one=$(KEPT)/ten/10-int8.csv" \
 	    "18 and 10 %, taught by three=$(KEPT)/teachers/18.csv,$(KEPT)/teachers/10.csv" \
 	    "10 %, restored, taught by four=$(FOUR)/float.csv" \
 	    "10 %, int8, restored, taught by four=$(FOUR)/predictions.csv" \
-	    "dense, trained on at 320 px=$(NINTH)/teacher.csv" "11 %, int8, two lessons=$(NINTH)/predictions.csv"
+	    "dense, trained on at 320 px=$(RELEASE)/teacher.csv" "11 %, int8, two lessons=$(RELEASE)/one-look.csv"
 
-# Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row
+# Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row. Of what
+# shipped first; after `make real int8 eighteen` and `octlet run recipes/real-seed.toml --out real/seed`
 peers: .venv/ready scans
 	$(NNCF) $(ONE) benchmarks/peers.py docs/results/peers.csv $(OCTLET_DATA) real/finetune/split --work real/peers \
 	    --original 'real/seed/fold-{k}' --float 'real/finetune/fold-{k}' \
 	    --litert 'LiteRT, Octlet int8=real/int8/fold-{k}/qat/model.octlet' \
-	    --litert 'LiteRT, Octlet pruned int8=real/release/fold-{k}/compressed.octlet' \
+	    --litert 'LiteRT, Octlet pruned int8=real/eighteen/fold-{k}/compressed.octlet' \
 	    --model 'Octlet int8=real/int8/fold-{k}/qat/model.octlet' \
-	    --model 'Octlet pruned int8=real/release/fold-{k}/compressed.octlet' \
+	    --model 'Octlet pruned int8=real/eighteen/fold-{k}/compressed.octlet' \
 	    --counts docs/results/arm-count.csv --page docs/peers.md
-	$(BIN)/python benchmarks/peers_figure.py docs/results/peers.csv docs/img/steps.png
+	$(BIN)/python benchmarks/peers_figure.py docs/img/steps.png docs/results/peers.csv $(RELEASE)/peers.csv
+
+# What ships beside the dense network that it was cut from, in PyTorch and exported, the same way
+.PHONY: release-peers
+release-peers: release-folds
+	$(ONE) benchmarks/peers.py $(RELEASE)/peers.csv $(OCTLET_DATA) real/release/split --work real/peers \
+	    --float 'real/release/fold-{k}' --model 'Octlet, ships=real/release/fold-{k}/compressed.octlet' \
+	    --only 'torch eager fp32' --only 'ONNX Runtime fp32' --only 'Octlet, ships'
+	$(BIN)/python benchmarks/peers_figure.py docs/img/steps.png docs/results/peers.csv $(RELEASE)/peers.csv
 
 real/heatmaps/model.octlet: | .venv/ready
 	test -d real/heatmaps/scans || $(BIN)/octlet data phantom real/heatmaps/scans --n 480 --seed 5

@@ -1,13 +1,13 @@
 """Is a scan and its mirror image, averaged, a better answer than the scan alone? It costs twice the time.
 
-    python benchmarks/flip.py docs/results/flip.csv SCANS SPLITS MODEL MODEL ...
+    python benchmarks/flip.py OUT.csv SCANS SPLITS MODEL MODEL ...
 
 In doubt are scans to whose classes the network gives no probability of `DOUBT` or more; averaged alone, they
 are what `octlet export --second-look` asks for. SPLITS is a folder with fold-0.csv, fold-1.csv ..., one for
-each model file, which sees its own test scans.
+each model file, which sees its own test scans. --one-look keeps what they say of each as it is.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from octlet.core.labels import index_of
 from octlet.data.source import open_source, read_pixels
 from octlet.data.split import read_split
 from octlet.evaluate.paired import compare
-from octlet.evaluate.predictions import Predictions, merge
+from octlet.evaluate.predictions import Predictions, merge, write_predictions
 from octlet.evaluate.summary import summarise
 from octlet.runtime.predictor import Predictor, softmax
 
@@ -26,14 +26,22 @@ WAYS = ("as it is", "mirrored", "both, mean of logits", "both, mean of probabili
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auc", "urgent_called_normal_rate")
 
 
-def main(out: Path, scans: Path, splits: Path, models: list[Path]) -> None:
-    folds = list(zip(models, sorted(splits.glob("fold-*.csv")), strict=True))
-    parts = [said(model, scans, split) for model, split in folds]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("out", "scans", "splits"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--one-look", type=Path, help="predictions, as CSV")
+    args = parser.parse_args()
+    folds = list(zip(args.models, sorted(args.splits.glob("fold-*.csv")), strict=True))
+    parts = [said(model, args.scans, split) for model, split in folds]
     pooled = [merge([part[way] for part in parts]) for way in range(len(WAYS))]
     in_doubt = float((pooled[0].probabilities.max(axis=1) < DOUBT).mean())
     looks = (1.0, 1.0, 2.0, 2.0, 1 + in_doubt)
     rows = [row_of(name, pooled[0], each) for name, each in zip(WAYS, pooled, strict=True)]
-    write_rows(out, [row | {"looks": f"{each:.3f}"} for row, each in zip(rows, looks, strict=True)])
+    write_rows(args.out, [row | {"looks": f"{each:.3f}"} for row, each in zip(rows, looks, strict=True)])
+    if args.one_look:
+        write_predictions(args.one_look, pooled[0])
 
 
 def row_of(way: str, reference: Predictions, predictions: Predictions) -> dict[str, str]:
@@ -74,4 +82,4 @@ def said(model: Path, scans: Path, split: Path) -> list[Predictions]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), list(map(Path, sys.argv[4:])))
+    main()

@@ -35,12 +35,12 @@ from peers_ways import COMPILED, EAGER, load
 from octlet.core.bundle import open_bundle
 from octlet.core.errors import InputError, OctletError
 from octlet.core.files import sha256_of
-from octlet.core.image import normalise
+from octlet.core.image import Prepared, normalise
 from octlet.core.labels import index_of
 from octlet.data.cache import prepared_scans
 from octlet.data.split import SplitRecord, check_leaks, read_split
 from octlet.evaluate.predictions import Predictions, merge, read_predictions, write_predictions
-from octlet.runtime.predictor import softmax
+from octlet.runtime.predictor import Predictor, softmax
 from octlet.scoring import subset_of
 
 CALIBRATION = 300  # training scans that rounding is calibrated on: NNCF's default number, for all the same
@@ -79,7 +79,11 @@ class Fold:
 
     def scans(self, rows: Sequence[SplitRecord], size: int) -> NDArray[np.float32]:
         """Return prepared scans as float32 (N, 1, size, size)."""
-        return normalise(prepared_scans(self.root, [(row.path, row.sha256) for row in rows], size))
+        return normalise(self.pixels(rows, size))
+
+    def pixels(self, rows: Sequence[SplitRecord], size: int) -> NDArray[np.uint8]:
+        """Return prepared scans as uint8 (N, size, size)."""
+        return prepared_scans(self.root, [(row.path, row.sha256) for row in rows], size)
 
     def calibration(self, size: int) -> NDArray[np.float32]:
         """Return `CALIBRATION` training scans, or all where there are fewer, drawn with a fixed seed."""
@@ -229,10 +233,15 @@ def make(peer: Peer, fold: Fold, work: Path) -> Made:
 
 
 def predict(peer: Peer, made: Made, fold: Fold) -> Predictions:
-    """Compute the fold's test scans one at a time, as a device does."""
-    engine, rows = load(peer.way, made.network, made.size), fold.test
-    scans = fold.scans(rows, made.size)
-    logits = np.concatenate([engine.run(scans[i : i + 1]).logits for i in range(len(scans))])
+    """Compute the fold's test scans one at a time, as a device does; a model file may look twice."""
+    rows, whole = fold.test, (0, 0, made.size, made.size)
+    if peer.shipped:
+        look = Predictor.open(made.model, threads=1).look
+        outputs = [look([Prepared(each, whole)]) for each in fold.pixels(rows, made.size)]
+    else:
+        engine, scans = load(peer.way, made.network, made.size), fold.scans(rows, made.size)
+        outputs = [engine.run(scans[i : i + 1]) for i in range(len(scans))]
+    logits = np.concatenate([each.logits for each in outputs])
     labels = np.array([index_of(row.label) for row in rows], np.int64)
     return Predictions(tuple(r.path for r in rows), labels, tuple(r.patient for r in rows), softmax(logits))
 

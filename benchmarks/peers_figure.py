@@ -1,6 +1,8 @@
 """The picture of `peers.py`: from the original path to the model that ships, step by step, and the others.
 
-python benchmarks/peers_figure.py docs/results/peers.csv docs/img/steps.png
+    python benchmarks/peers_figure.py docs/img/steps.png TABLE.csv [TABLE.csv ...]
+
+Each table is of one run, all have the same reference; of rows of the same name the first table's is drawn.
 """
 
 import csv
@@ -25,17 +27,21 @@ STEPS = {
     "torch eager fp32": "from ImageNet\nweights, V2",
     "ONNX Runtime fp32": "exported, float",
     "Octlet int8": "8-bit integers, trained",
-    "Octlet pruned int8": "pruned to 18 %, distilled,\n8-bit: the model that ships",
+    "Octlet, ships": "pruned to 11 %, taught twice,\n8-bit: the model that ships",
 }
 # where each name stands, in points from its mark: they must not cover each other
 PLACES = {0: (24, 0), 1: (0, -52), 2: (8, -44), 3: (0, -62), 4: (-40, -46)}
 
 
-def main(table: Path, out: Path) -> None:
-    with table.open(newline="") as file:
-        rows = {row["name"]: row for row in csv.DictReader(file)}
+def main(out: Path, *tables: Path) -> None:
+    rows: dict[str, Row] = {}
+    for table in tables:
+        with table.open(newline="") as file:
+            for row in csv.DictReader(file):
+                rows.setdefault(row["name"], row)
     if missing := [name for name in STEPS if not rows.get(name, {}).get("bytes")]:
-        raise InputError(f"no times of '{missing[0]}'", path=table, remedy="run `make peers` to its end")
+        remedy = "run `make peers release-peers` to its end"
+        raise InputError(f"no times of '{missing[0]}'", path=tables[-1], remedy=remedy)
     write_bytes(out, draw(rows))
 
 
@@ -121,4 +127,4 @@ def finish(axes: "Axes", path: Sequence[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

@@ -100,7 +100,11 @@ def table_of(shapes: list[Row]) -> str:
 def cost(model: Path) -> str:
     manifest = open_bundle(model).manifest
     found = cost_of(NetSpec.from_dict(manifest.network), manifest.preprocessing.size)
-    return f"A scan takes {found.macs / 1e9:.2f} G multiply-accumulates, in {len(found.layers)} operations."
+    macs, operations = found.macs / 1e9, len(found.layers)
+    told = f"A look at a scan takes {macs:.2f} G multiply-accumulates, in {operations} operations."
+    if manifest.second_look is None:
+        return told
+    return f"{told} A scan with\nno class of {100 * manifest.second_look:.0f} % is looked at a second time."
 
 
 def doubt(told: list[Row]) -> str:
@@ -127,7 +131,7 @@ def shortcut(told: list[Row]) -> str:
     ]
     for way in ("one shape", "swapped"):
         row = known[way, "balanced accuracy"]
-        moved = [f"{100 * float(row[f'difference{end}']):+.1f}" for end in ("", "_low", "_high")]
+        moved = [f"{100 * float(row[f'difference{end}']):+z.1f}" for end in ("", "_low", "_high")]
         lines.append(f"- {way}: balanced accuracy {moved[0]} points ({moved[1]} to {moved[2]})")
     return "\n".join(lines)
 
@@ -146,7 +150,7 @@ def corrupted(told: list[Row]) -> str:
     return "\n".join(lines)
 
 
-COLUMNS = (("dense", ".1f"), ("small", ".1f"), ("small minus dense", "+.1f"))
+COLUMNS = (("dense", ".1f"), ("small", ".1f"), ("small minus dense", "+z.1f"))
 
 
 def points(row: Row, form: str) -> str:

@@ -223,17 +223,14 @@ def test_a_start_answers_and_is_weighed_by_itself(place: Path, easy_scans: Path)
     assert turn["seconds"] > 0
 
 
-def test_the_picture_shows_the_committed_table_and_names_a_step_without_times(
+def test_the_picture_shows_the_committed_tables_and_names_a_step_without_times(
     peers: Any, tmp_path: Path
 ) -> None:
     import peers_figure
 
-    table, out = BENCHMARKS.parent / "docs" / "results" / "peers.csv", tmp_path / "steps.png"
-    peers_figure.main(table, out)
+    results, out = BENCHMARKS.parent / "docs" / "results", tmp_path / "steps.png"
+    peers_figure.main(out, results / "peers.csv", results / "release" / "peers.csv")
     assert out.read_bytes().startswith(b"\x89PNG")
-    cut = tmp_path / "cut.csv"
-    lines = table.read_text().splitlines(keepends=True)
-    cut.write_text("".join(line for line in lines if not line.startswith("Octlet pruned int8")))
-    with pytest.raises(InputError, match="no times of 'Octlet pruned int8'"):
-        peers_figure.main(cut, tmp_path / "none.png")
+    with pytest.raises(InputError, match="no times of 'Octlet, ships'"):
+        peers_figure.main(tmp_path / "none.png", results / "peers.csv")
     assert not (tmp_path / "none.png").exists()
