@@ -100,11 +100,11 @@ def table_of(shapes: list[Row]) -> str:
 def cost(model: Path) -> str:
     manifest = open_bundle(model).manifest
     found = cost_of(NetSpec.from_dict(manifest.network), manifest.preprocessing.size)
-    macs, operations = found.macs / 1e9, len(found.layers)
-    told = f"A look at a scan takes {macs:.2f} G multiply-accumulates, in {operations} operations."
+    macs = f"{found.macs / 1e9:.2f} G multiply-accumulates, in {len(found.layers)} operations"
+    told = f"A look at a scan takes the first fold's network {macs}."
     if manifest.second_look is None:
         return told
-    return f"{told} A scan with\nno class of {100 * manifest.second_look:.0f} % is looked at a second time."
+    return f"{told}\nA scan with no class of {100 * manifest.second_look:.0f} % is looked at a second time."
 
 
 def doubt(told: list[Row]) -> str:

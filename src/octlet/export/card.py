@@ -165,7 +165,8 @@ def _origin(training: Mapping[str, Any]) -> str:
         if pruned["what"] == "weights":
             told.append(f"Pruned: {pruned['sparsity']:.1%} of the weights of its dense form are zero.")
         else:
-            told.append(f"Pruned, in steps, to {pruned['macs'] / 1e9:.3g} G multiply-accumulates.")
+            # a share: how many there are depends on the size of the scans, which a later training may change
+            told.append(f"Pruned, in steps, towards {pruned['to_macs']:.3g} of its multiply-accumulates.")
     if teachers := training.get("teacher"):
         names = ", ".join(f"{each['model']} ({each['parameters']:,} parameters)" for each in teachers)
         told.append(f"Taught by {names}.")
