@@ -158,16 +158,15 @@ release-folds: .venv/ready scans
 	$(SAID) $(RELEASE)/teacher.csv $(OCTLET_DATA) --prior-shift 0.25 "real/release/fold-{k}/teacher-1"
 	for k in 0 1 2 3 4; do cp real/release/fold-$$k/comparison/table.csv $(RELEASE)/cost-fold-$$k.csv; done
 	cp real/release/fold-4/compressed-evaluation/predictions.csv $(RELEASE)/fold-4.csv
-	$(MAKE) release-beside
 
 # The folds' networks paired with their teacher, with the dense network that they were cut from, and with others on the folds
 # of which those are kept. Needs no `make` before
 .PHONY: release-beside
 release-beside: .venv/ready
-	$(BIN)/octlet compare $(foreach name,teacher dense predictions,$(RELEASE)/$(name).csv) --name "dense, 320 px" \
-	    --name "dense, 256 px" --name "11 %, int8, 320 px" --out real/release/beside
-	$(BIN)/octlet compare $(RELEASE)/dense.csv $(RELEASE)/predictions.csv --name "dense, 256 px" \
-	    --name "11 %, int8, 320 px" --out real/release/cut-from
+	$(BIN)/octlet compare $(foreach name,teacher dense one-look predictions,$(RELEASE)/$(name).csv) --name "dense, 320 px" \
+	    --name "dense, 256 px" --name "11 %, int8, one look" --name "and a second" --out real/release/beside
+	$(BIN)/octlet compare $(foreach name,dense one-look predictions,$(RELEASE)/$(name).csv) --name "dense, 256 px" \
+	    --name "11 %, int8, one look" --name "and a second" --out real/release/cut-from
 	cp real/release/beside/table.csv real/release/beside/confusion.png real/release/beside/difference.png $(RELEASE)
 	cp real/release/cut-from/table.csv $(RELEASE)/cut-from.csv
 	$(BESIDE) $(RELEASE)/beside.csv "ships=$(RELEASE)/predictions.csv" "shipped first=$(EIGHTEEN)/predictions.csv" \
@@ -180,6 +179,7 @@ release-figures: robustness
 	cp real/release/trust.csv real/release/trust.png $(RELEASE)
 	$(ONE) benchmarks/flip.py $(RELEASE)/flip.csv $(OCTLET_DATA) real/release/split $(FOLDS) \
 	    --one-look $(RELEASE)/one-look.csv
+	$(MAKE) release-beside
 	$(ONE) benchmarks/release_notes.py docs/results real/release/check/index.csv $(firstword $(FOLDS)) recipes/pi5-notes.md
 
 # What corrupted scans, or another shape, do to the small network and to the float one that taught it last
