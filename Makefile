@@ -449,11 +449,12 @@ clean:
 # make arm-count   the instructions of a prediction there, of ARM_COUNT="NAME=model.octlet ..."; the first is the measure
 ARM := OMP_NUM_THREADS=1 PYTHONPATH=tools $(BIN)/python -m arm
 ARM_COUNT ?= float=real/finetune/fold-0/model.octlet int8=real/arm/int8.octlet pruned=real/arm/pruned.octlet
+ARM_OUT ?= docs/results/arm-agreement.csv
 
 .PHONY: arm arm-count haswell
 
 arm: .venv/ready
-	$(ARM) check $(ARM_OPTIONS) $(if $(ARM_MODEL),--model $(ARM_MODEL) --out docs/results/arm-agreement.csv)
+	$(ARM) check $(ARM_OPTIONS) $(if $(ARM_MODEL),--model $(ARM_MODEL) --out $(ARM_OUT))
 
 haswell: .venv/ready
 	$(ARM) haswell $(ARM_OPTIONS) $(if $(OCTLET_DATA),--out docs/results/haswell.csv)
