@@ -3,7 +3,7 @@
 Each time the server has just started, the browser runs already, and its cache is empty. Usable: it takes
 files, and shows which model answers. The scans of the picture are simulated.
 
-    python benchmarks/page.py docs/results/page.csv real/trust/trust.work/fold-0.octlet docs/img/page.png
+    python benchmarks/page.py docs/results/page.csv src/octlet/models/oct4-pi5.octlet docs/img/page.png
 """
 
 import io
