@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from easy import result_of
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from octlet.core.bundle import open_bundle
 from octlet.core.errors import InputError
 from octlet.core.labels import LABELS
 from octlet.data.index import build_index
@@ -221,6 +223,22 @@ def test_a_start_answers_and_is_weighed_by_itself(place: Path, easy_scans: Path)
     [[turn]] = json.loads(told)
     assert 20 < turn["peak_mb"] < weight.nbytes / 1e6
     assert turn["seconds"] > 0
+
+
+def test_a_model_file_answers_with_its_second_look(
+    peers: Any, place: Path, tiny_run: Path, easy_scans: Path, tmp_path: Path
+) -> None:
+    import flip
+
+    twice = tmp_path / "fold-0.octlet"
+    result_of("export", tiny_run, "--second-look", 1, "--images", 200, "--out", twice)
+    fold = next(iter(peers.read_folds(place / "split", easy_scans)))
+    peer = peers.Peer("ships", "onnxruntime", str(tmp_path / "fold-{k}.octlet"), None, "onnx", shipped=True)
+    size = open_bundle(twice).manifest.preprocessing.size
+    said = peers.predict(peer, peers.Made(twice, twice, size, ""), fold)
+    once, _, mean, *_ = flip.said(place / "float-0" / "model.octlet", easy_scans, fold.split)
+    assert np.abs(said.probabilities - mean.probabilities).max() < 1e-5
+    assert np.abs(said.probabilities - once.probabilities).max() > 1e-3
 
 
 def test_the_picture_shows_the_committed_tables_and_names_a_step_without_times(
