@@ -306,7 +306,7 @@ def test_agreement_and_the_bound_on_logits_are_shares():
     assert (found.images, found.agreement, found.same, found.logits) == (1000, 0.997, 0.997, 1.0)
     assert parity_of(one, one) == Parity(1000, 1.0, 1.0, 0.0)
     assert parity_of(10 * one, 10 * one + 0.2).logits == pytest.approx(0.02)
-    near = np.array([[0.0, 1.0], [0.5, 0.505], [0.5, 0.52]])  # logits in a range of 1: the second is a tie
+    near = np.array([[0.0, 1.0], [0.5, 0.52], [0.5, 0.53]])  # logits in a range of 1: the second is a tie
     found = parity_of(near, near[:, ::-1])
     assert (found.agreement, found.same) == (pytest.approx(1 / 3), 0)
     assert parity_of(one[:, :1] * 0, one[:, :1] * 0).logits == 0

@@ -110,6 +110,11 @@ def _print_integers(result: dict[str, Any]) -> None:
         + table(("rounding", "images", "same label", "or a tie", "logits off, share of range"), rows)
         + "\n"
     )
+    layers = result["layers"]
+    click.echo(
+        f"layer by layer, given the same integers: {layers['other']:,} of {layers['values']:,} values are others, "
+        f"by {layers['steps']} step" + "s" * (layers["steps"] != 1)
+    )
     click.echo(f"ONNX Runtime runs {_counted(result['operators'])}")
 
 

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from octlet.core.labels import LABELS
 from octlet.data.index import Progress
 from octlet.data.phantom import simulate
 from octlet.export.card import render_card
+from octlet.export.layers import check_layers
 from octlet.export.litert import LiteRtModel, require_litert, to_litert
 from octlet.export.onnx import RANDOM_INPUTS, check_parity, to_onnx, torch_outputs
 from octlet.export.qdq import check_integers, check_placement, to_qdq
@@ -47,6 +48,7 @@ LICENCE = (
     "weights apply, with the attribution that they ask for."
 )
 IMAGES = 512
+LAYER_IMAGES = 4  # millions of values in every layer
 _ENTRIES = {DEFAULT: ONNX, "litert": TFLITE}
 _HISTORY = ("quantization", "float", "pruning", "distill", "teacher", "student")  # what made a network small
 # Integers differ between machines and from torch where a sum lies at the edge between two steps. The worst of
@@ -85,8 +87,8 @@ def export_run(
     Returns:
         model, name, sha256, bytes, size, parameters, golden (their number) and parity: for each output the
         largest difference between torch and ONNX Runtime, as a share of its range; for a quantised run also
-        `integers` (see `octlet.export.qdq.check_integers`) and `operators`. With LiteRT also `litert`: its
-        bytes, operators and parity.
+        `layers` (see `octlet.export.layers.LayerParity`), `integers` (see `octlet.export.qdq.check_integers`)
+        and `operators`. With LiteRT also `litert`: its bytes, operators and parity.
 
     Raises:
         UsageError: `out` is a folder or ends otherwise; a prior shift for a quantised run; no LiteRT here.
@@ -165,7 +167,9 @@ def _integers(run: Path, litert: bool, images: int, progress: Progress) -> _Subj
     if other is not None:
         other.check_placement(quantised.excluded)
         others["litert"] = other.data
-    integers = check_integers(model, twin, simulated_scans(images, size), progress, others)
+    scans = simulated_scans(images, size)
+    layers = check_layers(model.onnx, normalise(scans[:LAYER_IMAGES]))
+    integers = check_integers(model, twin, scans, progress, others)
     spec = NetSpec.from_dict(quantised.meta["spec"])
     return _Subject(
         twin,
@@ -177,7 +181,7 @@ def _integers(run: Path, litert: bool, images: int, progress: Progress) -> _Subj
         count_parameters(twin),
         spec.embedding,
         0,  # of noise: near the grid's edges a difference in rounding shows more, and proves less
-        {"integers": integers, "operators": operators},
+        {"layers": asdict(layers), "integers": integers, "operators": operators},
     )
 
 

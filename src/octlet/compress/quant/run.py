@@ -81,7 +81,7 @@ def load_quantised(folder: Path) -> QuantisedRun:
         made = meta["quantization"].get("torchao")
         rule = f"its tensors do not fit the graph that torchao {version('torchao')} prepares; made by {made}"
         raise ModelFileError(rule, path=folder / BEST, remedy="quantise again") from error
-    twin.eval()
+    twin.round_biases()
     return QuantisedRun(twin, meta)
 
 
@@ -171,6 +171,8 @@ class _Job:
             state = new_state(twin, self.settings, device_of(self.settings))
             epochs = len(carry_out(state, self.folds, self.settings, self.place, meta, objective, self.told))
             twin = load_quantised(self.place.out).twin
+        else:
+            twin.round_biases()
         after = figures_of(twin, self.folds[1], self.settings)
         if self.config.method == "ptq":
             self.place.begin(self.settings.seed)

@@ -46,13 +46,7 @@ def load(model: bytes, size: int, threads: int) -> OnnxRuntime:
     """
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _FATAL
-    if read_machine().clips_sums:
-        options.add_session_config_entry(_EXACT, "1")
+    options = session_options(threads)
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except _faults() as error:
@@ -61,6 +55,20 @@ def load(model: bytes, size: int, threads: int) -> OnnxRuntime:
         ) from error
     _check_interface(session, size)
     return OnnxRuntime(session)
+
+
+def session_options(threads: int) -> Any:
+    """Return how networks are computed here, by so many threads; 0: as many as there are cores."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    if read_machine().clips_sums:
+        options.add_session_config_entry(_EXACT, "1")
+    return options
 
 
 def _check_interface(session: Any, size: int) -> None:
