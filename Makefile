@@ -342,6 +342,29 @@ fiftieth: .venv/ready scans
 	    --set prune.units=0.5 --set prune.restore=true --set train.views=8 --prior-shift 0.25
 	$(SAID) $(FOUR)/2.csv $(OCTLET_DATA) --prior-shift 0.25 "real/fiftieth/fold-{k}/0.2/prune"
 
+# The folds' networks of `make release-folds` pruned on to three tenths, 5 % of the dense ones' multiply-accumulates at 256 px, on
+# their own answers, and rounded: under 1 MB each. A quarter of an hour of two cores a fold
+.PHONY: twentieth twentieth-beside
+TWENTIETH := docs/results/twentieth
+twentieth: .venv/ready scans
+	$(BIN)/octlet frontier $(foreach k,0 1 2 3 4,real/release/fold-$(k)/3-distill) --data $(OCTLET_DATA) \
+	    --out real/twentieth --to-macs 0.3 --steps 3 --epochs 2 --last-epochs 50 --lr 3e-4 --set prune.units=0.5 \
+	    --set prune.restore=true --set train.views=6 --set train.degrade=0.4 --prior-shift 0.25 --images 200
+	mkdir -p $(TWENTIETH)
+	cp real/twentieth/frontier.csv real/twentieth/frontier.json real/twentieth/frontier.png $(TWENTIETH)
+	cp real/twentieth/predictions/0.3-int8.csv $(TWENTIETH)/predictions.csv
+	for k in 0 1 2 3 4; do cp real/twentieth/fold-$$k/0.3/prune/pruning.csv $(TWENTIETH)/pruning-fold-$$k.csv || exit 1; done
+	$(SAID) $(TWENTIETH)/float.csv $(OCTLET_DATA) --prior-shift 0.25 "real/twentieth/fold-{k}/0.3/prune"
+	$(MAKE) twentieth-beside
+
+# Paired with the dense network that they go back to; with `make real`, what ships and what was as small before
+twentieth-beside: .venv/ready
+	$(BIN)/octlet compare $(RELEASE)/dense.csv $(RELEASE)/one-look.csv $(TWENTIETH)/float.csv $(TWENTIETH)/predictions.csv \
+	    --name "dense, 256 px" --name "11 %, int8" --name "5 %" --name "5 %, int8" --out real/twentieth/beside
+	cp real/twentieth/beside/table.csv real/twentieth/beside/confusion.png real/twentieth/beside/difference.png $(TWENTIETH)
+	$(BESIDE) $(TWENTIETH)/beside.csv "5 %=$(TWENTIETH)/predictions.csv" "make real=docs/results/resnet101v2/predictions.csv" \
+	    "5 % of make frontier=docs/results/frontier/predictions/0.05-int8.csv" "3 %, float=$(SIZES)/3.csv"
+
 # Dense networks of three sizes, and a tenth of the first taught by all; tiny.toml cuts that on to 3 %. Minutes on a GPU
 .PHONY: sizes
 SIZES := docs/results/sizes
@@ -382,7 +405,8 @@ repeats: .venv/ready
 	    "18 and 10 %, taught by three=$(KEPT)/teachers/18.csv,$(KEPT)/teachers/10.csv" \
 	    "10 %, restored, taught by four=$(FOUR)/float.csv" \
 	    "10 %, int8, restored, taught by four=$(FOUR)/predictions.csv" \
-	    "dense, trained on at 320 px=$(RELEASE)/teacher.csv" "11 %, int8, two lessons=$(RELEASE)/one-look.csv"
+	    "dense, trained on at 320 px=$(RELEASE)/teacher.csv" "11 %, int8, two lessons=$(RELEASE)/one-look.csv" \
+	    "5 %, int8, under 1 MB=$(TWENTIETH)/predictions.csv"
 
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row. Of what
 # shipped first; after `make real int8 eighteen` and `octlet run recipes/real-seed.toml --out real/seed`
