@@ -18,7 +18,9 @@ from octlet.core.errors import GateError
 from octlet.runtime.engine import INPUT
 from octlet.runtime.engines.onnxruntime import session_options
 
-FEW = 1e-4  # share of all values that may fall to the other side of an edge
+# Share of all values that may fall to the other side of an edge: a few in a million, but many sums of two
+# activations lie exactly on one where their scales have a simple ratio.
+FEW = 1e-3
 _GIVEN = "given."
 
 
@@ -46,7 +48,7 @@ class LayerParity:
             raise GateError(
                 f"ONNX Runtime's integers are not those of the file: {self.other} of {self.values} values of "
                 f"{self.layers} layers, given the same integers, are others, by up to {self.steps} steps, most "
-                f"in {self.worst}; one step in {FEW:.2%} is allowed",
+                f"in {self.worst}; one step in {FEW:.1%} is allowed",
                 remedy="another version of onnxruntime may have the kernel right",
             )
 
