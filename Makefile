@@ -4,6 +4,7 @@
 # make release-model    the model that ships, and what its card tells; then release-peers, tried
 # make real             another dense network, five folds
 # make int8 frontier    the same in integers; pruned; then eighteen, peers, cold-start, lite0, teachers, ten, four, sizes
+# make twentieth        under 1 MB, from the folds of release-model
 # make trust heatmaps   what a model's doubt and its heatmaps are worth; make layout: refusals without a network
 # make arm arm-count pi-check   an emulated Arm machine and a Raspberry Pi's installer: docs/arm.md
 PYTHON ?= python3
