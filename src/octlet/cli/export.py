@@ -112,8 +112,8 @@ def _print_integers(result: dict[str, Any]) -> None:
     )
     layers = result["layers"]
     click.echo(
-        f"layer by layer, given the same integers: {layers['other']:,} of {layers['values']:,} values are others, "
-        f"by {layers['steps']} step" + "s" * (layers["steps"] != 1)
+        f"layer by layer, given the same integers: {layers['other']:,} of {layers['values']:,} values "
+        f"are others, by {layers['steps']} step" + "s" * (layers["steps"] != 1)
     )
     click.echo(f"ONNX Runtime runs {_counted(result['operators'])}")
 

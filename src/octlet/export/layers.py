@@ -1,8 +1,8 @@
 """The proof that ONNX Runtime computes each layer of an integer network as its Q/DQ nodes say.
 
-Of whole networks it proves little: where one value of an early layer falls to the other side of an edge between
-two steps, the layers behind it round otherwise too, and a small network's answers move by a percent of their
-range. So every layer is given the same integers here, and its own are compared.
+Of whole networks it proves little: where one value of an early layer falls to the other side of an edge
+between two steps, the layers behind it round otherwise too, and a small network's answers move by a percent of
+their range. So every layer is given the same integers here, and its own are compared.
 """
 
 import tempfile
@@ -43,12 +43,12 @@ class LayerParity:
     worst: str
 
     def check(self) -> None:
-        """Raise GateError where a value is off by more than a step, or more of them by one than edges explain."""
+        """Raise GateError where a value is off by more than a step, or more by one than edges explain."""
         if self.steps > 1 or self.other > FEW * self.values:
             raise GateError(
                 f"ONNX Runtime's integers are not those of the file: {self.other} of {self.values} values of "
-                f"{self.layers} layers, given the same integers, are others, by up to {self.steps} steps, most "
-                f"in {self.worst}; one step in {FEW:.1%} is allowed",
+                f"{self.layers} layers, given the same integers, are others, by up to {self.steps} steps, "
+                f"most in {self.worst}; one step in {FEW:.1%} is allowed",
                 remedy="another version of onnxruntime may have the kernel right",
             )
 

@@ -235,7 +235,7 @@ def simulated_scans(n: int, size: int) -> NDArray[np.uint8]:
 
 
 def golden_vectors(net: nn.Module, size: int, tolerances: Tolerances) -> list[GoldenVector]:
-    """Simulate a scan of each class, a whole one and three of a quarter of the sides, and compute it in torch.
+    """Simulate a scan of each class, one whole and three of a quarter of the sides, and compute it in torch.
 
     Phantoms: a model file travels, and no patient's scan may travel with it. One that stands between two
     labels is drawn again, up to `_DRAWS` times: there an engine within `tolerances` may give the other label.

@@ -133,9 +133,9 @@ class FakeQuantised(nn.Module):
     def round_biases(self) -> None:
         """Round what is added to every convolution's sums, as engines do when they load a network.
 
-        A 32-bit sum counts in steps of input times weight, and a bias is a whole number of them. Left in float
-        here, biases moved one value in a thousand of every layer by a step, and by the last layer the answers
-        by about as much as all rounding does.
+        A 32-bit sum counts in steps of input times weight, and a bias is a whole number of them. Left in
+        float here, biases moved one value in a thousand of every layer by a step, and by the last layer the
+        answers by about as much as all rounding does.
         """
         self._settle()
         for node in _convolutions(self.graph):
@@ -202,8 +202,9 @@ def _tensor_of(graph: GraphModule, node: Node) -> Tensor:
 
 def _called(graph: GraphModule, node: object) -> ActivationFakeQuant | WeightFakeQuant | None:
     """Return the rounding that `node` calls, if it is one."""
-    called = isinstance(node, Node) and node.op == "call_module"
-    module = graph.get_submodule(str(node.target)) if called else None  # type: ignore[union-attr]
+    if not isinstance(node, Node) or node.op != "call_module":
+        return None
+    module = graph.get_submodule(str(node.target))
     return module if isinstance(module, ActivationFakeQuant | WeightFakeQuant) else None
 
 
