@@ -1,8 +1,8 @@
 """The proof that ONNX Runtime computes each layer of an integer network as its Q/DQ nodes say.
 
 Of whole networks it proves little: where one value of an early layer falls to the other side of an edge
-between two steps, the layers behind it round otherwise too, and a small network's answers move by a percent of
-their range. So every layer is given the same integers here, and its own are compared.
+between two steps, the layers behind it round otherwise too, and a small network's answers move by a percent
+of their range. So every layer is given the same integers here, and its own are compared.
 """
 
 import tempfile

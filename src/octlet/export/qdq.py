@@ -23,8 +23,8 @@ from octlet.runtime.engine import DEFAULT
 from octlet.runtime.engines import onnxruntime
 
 AGREEMENT = 0.995
-# Shares of the range of all logits. That every layer is computed right is shown one by one (`layers`); here the
-# few values that fall to the other side of an edge are seen again, grown by all the layers behind them.
+# Shares of the range of all logits. That every layer is computed right is shown one by one (`layers`); here
+# the few values that fall to the other side of an edge are seen again, grown by all the layers behind them.
 TIE = 0.025  # about what a logit of a network of 5 % differs by for that alone
 LOGIT_BOUND = 0.05  # largest difference of a logit
 BATCH = 8
