@@ -356,6 +356,8 @@ twentieth: .venv/ready scans
 	cp real/twentieth/predictions/0.3-int8.csv $(TWENTIETH)/predictions.csv
 	for k in 0 1 2 3 4; do cp real/twentieth/fold-$$k/0.3/prune/pruning.csv $(TWENTIETH)/pruning-fold-$$k.csv || exit 1; done
 	$(SAID) $(TWENTIETH)/float.csv $(OCTLET_DATA) --prior-shift 0.25 "real/twentieth/fold-{k}/0.3/prune"
+	$(ONE) benchmarks/flip.py $(TWENTIETH)/flip.csv $(OCTLET_DATA) real/release/split \
+	    $(foreach k,0 1 2 3 4,real/twentieth/fold-$(k)/0.3/int8/model.octlet)
 	$(MAKE) twentieth-beside
 
 # Paired with the dense network that they go back to; with `make real`, what ships and what was as small before
