@@ -18,6 +18,7 @@ import onnx
 import pytest
 import torch
 from easy import band, command, result_of
+from test_export_layers import whole_steps
 
 from octlet.compress.quant.graph import FakeQuantised
 from octlet.compress.quant.run import load_quantised
@@ -26,7 +27,7 @@ from octlet.core.errors import ModelFileError
 from octlet.core.image import normalise, prepare
 from octlet.core.labels import LABELS
 from octlet.export import package
-from octlet.export.qdq import parity_of
+from octlet.export.qdq import parity_of, to_qdq
 from octlet.runtime.engines import onnxruntime
 from octlet.runtime.verify import verify
 from octlet.train.checkpoint import load_run, read_record, read_tensors
@@ -175,6 +176,14 @@ def test_a_quantised_file_is_small_and_computes_what_was_simulated(exported, flo
     manifest = open_bundle(out).manifest
     assert manifest.training["quantization"]["method"] == "ptq"
     assert manifest.training["integers"] == result["integers"]
+    assert manifest.training["layers"] == result["layers"]
+    assert result["layers"]["values"] > 100_000
+    assert result["layers"]["steps"] <= 1
+
+
+def test_a_quantised_run_is_loaded_with_biases_in_whole_steps(twin):
+    for steps in whole_steps(to_qdq(twin, 32).onnx):
+        assert (np.abs(steps - steps.round()) <= 0.01 + 3e-7 * np.abs(steps)).all()
 
 
 def test_on_scans_it_was_trained_for_the_engine_gives_the_labels_that_were_simulated(exported, twin):

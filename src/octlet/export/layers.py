@@ -22,6 +22,7 @@ from octlet.runtime.engines.onnxruntime import session_options
 # activations lie exactly on one where their scales have a simple ratio.
 FEW = 1e-3
 _GIVEN = "given."
+_REORDERING = ("NchwcTransformer", "NhwcTransformer")  # tensors get other names and another order
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ def check_layers(model: bytes, batch: NDArray[np.float32]) -> LayerParity:
     plain = onnx.load_from_string(model)
     names = [node.output[0] for node in plain.graph.node if node.op_type == "QuantizeLinear"]
     wanted = _computed(_writing(plain, names), {INPUT: batch}, names)
-    merged = _merged(model)
-    given = _give(merged.graph, wanted)
-    nodes = [node for node in merged.graph.node if node.output[0] in wanted]
+    engines = merged(model, *_REORDERING)
+    given = _give(engines.graph, wanted)
+    nodes = [node for node in engines.graph.node if node.output[0] in wanted]
     written = [node.output[0] for node in nodes]
-    found = _computed(_writing(merged, written), given | {INPUT: batch}, written)
+    found = _computed(_writing(engines, written), given | {INPUT: batch}, written)
     off = {node.name: found[node.output[0]].astype(int) - wanted[node.output[0]] for node in nodes}
     steps = {name: int(np.abs(each).max()) for name, each in off.items()}
     worst = max(steps, key=lambda name: (steps[name], float((off[name] != 0).mean())))
@@ -84,16 +85,17 @@ def check_layers(model: bytes, batch: NDArray[np.float32]) -> LayerParity:
     return parity
 
 
-def _merged(model: bytes) -> Any:
-    """Return what ONNX Runtime makes of a model, its tensors by their own names and in their own order."""
+def merged(model: bytes, *without: str) -> Any:
+    """Return what ONNX Runtime makes of a model on this machine, `without` some of its optimisers."""
     import onnxruntime as ort
 
     options = session_options(threads=0)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "merged.onnx"
         options.optimized_model_filepath = str(place)
-        kept = {"disabled_optimizers": ["NchwcTransformer", "NhwcTransformer"]}
-        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], **kept)
+        ort.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+        )
         return onnx.load(place)
 
 

@@ -1,10 +1,8 @@
 """A network with rounding simulated becomes ONNX with Q/DQ nodes, and the proof that it runs in integers."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +16,7 @@ from octlet.compress.quant.graph import FakeQuantised
 from octlet.core.errors import GateError
 from octlet.core.image import normalise
 from octlet.data.index import Progress
+from octlet.export.layers import merged
 from octlet.export.onnx import export_module, load
 from octlet.runtime.engine import DEFAULT
 from octlet.runtime.engines import onnxruntime
@@ -240,17 +239,8 @@ def check_placement(model: bytes, excluded: Sequence[str] = ()) -> dict[str, int
     Raises GateError naming every convolution, sum or matrix product that is computed in float, unless its
     layer is in `excluded`.
     """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "optimised.onnx"
-        options.optimized_model_filepath = str(place)
-        # which blocks the channels of what is left in float, and names it by other names
-        options_of = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["NchwcTransformer"]}
-        ort.InferenceSession(model, options, **options_of)
-        graph = onnx.load(place).graph
+    # without what blocks the channels of what is left in float, and names it by other names
+    graph = merged(model, "NchwcTransformer").graph
     left = [node.name for node in graph.node if node.op_type in _FLOAT]
     wrong = [name for name in left if not any(_is_of(name, layer) for layer in excluded)]
     if wrong:

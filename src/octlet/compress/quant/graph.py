@@ -139,11 +139,11 @@ class FakeQuantised(nn.Module):
         """
         self._settle()
         for node in _convolutions(self.graph):
-            rounds = [_called(self.graph, each) for each in node.args[:2]]
+            read, weights = (_called(self.graph, each) for each in node.args[:2])
             offset = _offset(self.graph, node)
-            if offset is not None and all(rounds):
-                (step, _), (scales, _) = (each.calculate_qparams() for each in rounds if each is not None)
-                steps = step.to(scales.device) * scales
+            if read is not None and weights is not None and offset is not None:
+                scales = weights.calculate_qparams()[0]
+                steps = read.calculate_qparams()[0].to(scales.device) * scales
                 values, added = offset
                 values.add_((added / steps).round_() * steps - added)
 
@@ -214,7 +214,7 @@ def _offset(graph: GraphModule, convolution: Node) -> tuple[Tensor, Tensor] | No
     if isinstance(bias, Node):
         values = _tensor_of(graph, bias)
         return values, values
-    (norm,) = next(iter(convolution.users)).users or (convolution,)
+    norm = next(iter(next(iter(convolution.users)).users))  # behind torchao's division
     if norm.target is not _ATEN.batch_norm.default:
         return None
     gamma, beta, mean, variance = (_tensor_of(graph, each) for each in norm.args[1:_TRAINING])  # type: ignore[arg-type]

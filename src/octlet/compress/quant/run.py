@@ -65,7 +65,7 @@ def quantisation_of(meta: Mapping[str, Any]) -> QuantConfig:
 
 
 def load_quantised(folder: Path) -> QuantisedRun:
-    """Rebuild a quantised network from its run's checkpoint alone.
+    """Rebuild a quantised network from its run's checkpoint alone, its biases in whole steps.
 
     Raises ModelFileError for a damaged or another kind of checkpoint.
     """
