@@ -181,8 +181,8 @@ def test_a_quantised_file_is_small_and_computes_what_was_simulated(exported, flo
     assert result["layers"]["steps"] <= 1
 
 
-def test_a_quantised_run_is_loaded_with_biases_in_whole_steps(twin):
-    for steps in whole_steps(to_qdq(twin, 32).onnx):
+def test_a_trained_run_is_loaded_with_biases_in_whole_steps(qat):
+    for steps in whole_steps(to_qdq(load_quantised(qat[0]).twin, 32).onnx):
         assert (np.abs(steps - steps.round()) <= 0.01 + 3e-7 * np.abs(steps)).all()
 
 
