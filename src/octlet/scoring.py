@@ -18,6 +18,7 @@ from octlet.data.source import Item, is_unknown, open_source, read_pixels
 from octlet.data.split import SplitRecord, check_leaks, read_split
 from octlet.evaluate.bootstrap import RESAMPLES
 from octlet.evaluate.doubt import doubt_of
+from octlet.evaluate.folds import mean_of_folds, shared_patients
 from octlet.evaluate.predictions import Predictions, check_names, merge, read_predictions
 from octlet.evaluate.report import write_evaluation
 from octlet.evaluate.summary import summarise
@@ -40,13 +41,15 @@ class Request:
 class Scored:
     """Predictions, what made them (`name` and `sha256` at least), and the scans that could not be read.
 
-    `said` is what a calibrated model file judged of each scan; without one it is empty.
+    `said` is what a calibrated model file judged of each scan; without one it is empty. `folds` are the parts
+    that were pooled.
     """
 
     predictions: Predictions
     identity: dict[str, Any]
     unreadable: tuple[InputError, ...] = ()
     said: tuple[Prediction, ...] = ()
+    folds: tuple[Predictions, ...] = ()
 
 
 def is_predictions(source: Path) -> bool:
@@ -75,7 +78,8 @@ def pool(parts: Sequence[Scored]) -> Scored:
         return parts[0]
     files = {part.identity["name"]: part.identity["sha256"] for part in parts}
     identity = {"name": f"{len(parts)} pooled folds", "files": files}
-    return Scored(merge([part.predictions for part in parts]), identity)
+    folds = tuple(part.predictions for part in parts)
+    return Scored(merge(folds), identity, folds=folds)
 
 
 def notes_on(scored: Scored) -> list[str]:
@@ -87,6 +91,8 @@ def notes_on(scored: Scored) -> list[str]:
             f"{unknown} of {n} scans have no known patient and count as a patient each; if patients have "
             "several of them, the intervals are too narrow."
         )
+    if crossed := shared_patients(scored.folds):
+        notes.append(f"patients in several folds: {crossed}. No mean of the folds is given.")
     if scored.unreadable:
         notes.append(f"{len(scored.unreadable)} scans could not be read and are not counted.")
     return notes
@@ -100,6 +106,7 @@ def evaluate_to(folder: Path, scored: Scored, *, resamples: int = RESAMPLES, see
     notes = notes_on(scored)
     summary = {
         **summarise(scored.predictions, seed=seed, resamples=resamples),
+        **_of_folds(scored.folds, resamples, seed),
         **_doubt(scored, resamples, seed),
         "model": scored.identity,
         "unreadable": [error.as_dict() for error in scored.unreadable],
@@ -108,6 +115,12 @@ def evaluate_to(folder: Path, scored: Scored, *, resamples: int = RESAMPLES, see
     with writing_to(folder):
         write_evaluation(folder, scored.predictions, summary, model=scored.identity, notes=notes)
     return summary
+
+
+def _of_folds(folds: Sequence[Predictions], resamples: int, seed: int) -> dict[str, Any]:
+    if not folds or shared_patients(folds):
+        return {}
+    return {"mean_of_folds": mean_of_folds(folds, seed=seed, resamples=resamples)}
 
 
 def _doubt(scored: Scored, resamples: int, seed: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from octlet.core.errors import InputError, UsageError
 from octlet.core.labels import NOTICE
 from octlet.evaluate.doubt import SHARES
 from octlet.evaluate.figures import estimate_text
-from octlet.evaluate.report import METRICS
+from octlet.evaluate.report import metric_rows
 from octlet.scoring import Request, Scored, evaluate_to, is_predictions, load, pool
 
 LISTED = 20
@@ -40,7 +40,7 @@ def command(
 
     SOURCE is a model file, and DIR its labelled scans (a folder of class folders, a MedMNIST .npz file or a
     CSV file): all of them, or those of one set with --split. Or SOURCE is one or more predictions.csv files,
-    without DIR: several are pooled, as the test folds of a cross-validation are.
+    without DIR: several are pooled, as the test folds of a cross-validation are, and their mean is given too.
 
     Writes predictions.csv, metrics.json, confusion.png, roc.png, reliability.png and report.html. Scans that
     cannot be read are listed, the others evaluated, and the exit code is 3.
@@ -70,8 +70,7 @@ def _scored(sources: Sequence[Path], request: Request) -> Scored:
 
 def _print(summary: dict[str, Any]) -> None:
     click.echo(f"{summary['n']} scans of {summary['patients']} patients\n")
-    rows = [(name, estimate_text(summary[key])) for key, (name, _) in METRICS.items()]
-    click.echo(ui.table(["", "value (95 % interval)"], rows) + "\n")
+    click.echo(ui.table(*metric_rows(summary)) + "\n")
     classes = []
     for row, (label, own) in zip(summary["confusion_matrix"], summary["per_class"].items(), strict=True):
         told = (

@@ -131,8 +131,20 @@ def _urgent_called_normal(predictions: Predictions, summary: dict[str, Any]) -> 
 
 
 def _metrics(summary: dict[str, Any]) -> str:
-    rows = ((name, estimate_text(summary[key]), told) for key, (name, told) in METRICS.items())
-    return page.table(["", "value (95 % interval)", "what it tells"], rows)
+    heads, rows = metric_rows(summary)
+    told = [told for _, told in METRICS.values()]
+    return page.table([*heads, "what it tells"], [[*row, each] for row, each in zip(rows, told, strict=True)])
+
+
+def metric_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and rows of `METRICS` with intervals, and of several folds the means."""
+    of_folds = summary.get("mean_of_folds")
+    heads = ["", "value (95 % interval)", *(["mean of the folds"] if of_folds else [])]
+    sources = [summary, of_folds] if of_folds else [summary]
+    return heads, [
+        [name, *(estimate_text(each[key]) if key in each else "" for each in sources)]
+        for key, (name, _) in METRICS.items()
+    ]
 
 
 def _classes(summary: dict[str, Any]) -> str:

@@ -49,7 +49,7 @@ def summarise(predictions: Predictions, *, seed: int = 0, resamples: int = RESAM
     macro AUC, macro F1) run over the classes present; an AUC with one side empty is null. Raises UsageError
     for fewer than 100 resamples.
     """
-    statistics = _Statistics(predictions)
+    statistics = Statistics(predictions)
     values = statistics(np.ones((statistics.clusters, 1)))[0]
     resampled = resample(predictions.patients, statistics, resamples=resamples, seed=seed)
     support = statistics.supporting_patients()
@@ -99,7 +99,7 @@ def confusion_by_cluster(predictions: Predictions) -> Floats:
     return cells
 
 
-class _Statistics:
+class Statistics:
     """The map from cluster weights (clusters, b) to statistics (b, k): OVERALL, then PER_CLASS by label."""
 
     def __init__(self, predictions: Predictions) -> None:
@@ -122,6 +122,7 @@ class _Statistics:
         return sums
 
     def __call__(self, weights: Floats) -> Floats:
+        """Return the statistics of resamples, (b, k)."""
         confusion = (weights.T @ self._confusion).reshape(-1, len(LABELS), len(LABELS))
         scans = confusion.sum(axis=(1, 2))
         of_scan = weights[self._cluster]
