@@ -411,6 +411,12 @@ repeats: .venv/ready
 	    "dense, trained on at 320 px=$(RELEASE)/teacher.csv" "11 %, int8, two lessons=$(RELEASE)/one-look.csv" \
 	    "5 %, int8, under 1 MB=$(TWENTIETH)/predictions.csv"
 
+# How many NORMAL scans are called otherwise for each urgent scan less that is called NORMAL; after `make release-model`
+.PHONY: caution
+caution: .venv/ready
+	$(BIN)/python benchmarks/caution.py docs/results/caution real/release/split \
+	    "ships=$(RELEASE)/predictions.csv" "its teacher, float=$(RELEASE)/teacher.csv"
+
 # Against other ways of running the same network; on a quiet machine; NNCF=PYTHONPATH=... adds its row. Of what
 # shipped first; after `make real int8 eighteen` and `octlet run recipes/real-seed.toml --out real/seed`
 peers: .venv/ready scans
