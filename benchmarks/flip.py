@@ -19,7 +19,7 @@ from octlet.data.split import read_split
 from octlet.evaluate.paired import compare
 from octlet.evaluate.predictions import Predictions, merge, write_predictions
 from octlet.evaluate.summary import summarise
-from octlet.runtime.predictor import Predictor, softmax
+from octlet.runtime.predictor import Predictor, in_doubt, softmax
 
 DOUBT = 0.7
 WAYS = ("as it is", "mirrored", "both, mean of logits", "both, mean of probabilities", "both where in doubt")
@@ -74,7 +74,7 @@ def said(model: Path, scans: Path, split: Path) -> list[Predictions]:
         both = [predictor.prepare(each, row.path) for each in (gray, np.ascontiguousarray(gray[:, ::-1]))]
         logits[:, k] = predictor.compute(both).logits
     shares = [softmax(each) for each in logits]
-    both, doubt = softmax(logits.mean(axis=0)), shares[0].max(axis=1, keepdims=True) < DOUBT
+    both, doubt = softmax(logits.mean(axis=0)), in_doubt(logits[0], DOUBT)[:, None]
     ways = (*shares, both, np.mean(shares, axis=0), np.where(doubt, both, shares[0]))
     labels = np.array([index_of(row.label) for row in rows])
     paths, patients = tuple(row.path for row in rows), tuple(row.patient for row in rows)

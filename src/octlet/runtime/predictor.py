@@ -148,7 +148,7 @@ class Predictor:
         is: cells of a mirrored map lie elsewhere. Raises as `compute`.
         """
         first, limit = self.compute(prepared), self.bundle.manifest.second_look
-        doubtful = np.flatnonzero(softmax(first.logits).max(axis=1) < (limit or 0.0))
+        doubtful = np.flatnonzero(in_doubt(first.logits, limit or 0.0))
         if not len(doubtful):
             return first
         mirrored = [
@@ -216,6 +216,11 @@ class Predictor:
 def _opened(path: str | Path, engine: str, threads: int | None) -> tuple[Bundle, Callable[[], Engine]]:
     bundle, network = open_network(path, ENGINES[engine].reads if engine in ENGINES else None)
     return bundle, loader(bundle, engine, threads, network=network)
+
+
+def in_doubt(logits: NDArray[np.floating], limit: float) -> NDArray[np.bool_]:
+    """Tell, (n,), to whose classes logits (n, 4) give no probability of `limit` or more."""
+    return np.asarray(softmax(logits).max(axis=1) < limit)
 
 
 def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
