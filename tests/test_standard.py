@@ -222,7 +222,7 @@ def test_kermany_is_made_small_as_make_frontier_does_it(monkeypatch: pytest.Monk
     monkeypatch.setenv("OCTLET_DATA", "scans")
     monkeypatch.setenv("OCTLET_WEIGHTS", "w.safetensors")
     recipe = read_recipe(RECIPES / "kermany.toml")
-    makefile = (RECIPES.parent / "Makefile").read_text()
+    makefile = (RECIPES.parent / "benchmarks" / "others.mk").read_text()
     words = makefile[makefile.index("\nfrontier:") :].split("\n\n")[0].split()
     prune, rounding = recipe.compress
     assert isinstance(prune.config, PruneConfig)
