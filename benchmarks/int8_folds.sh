@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Quantises the folds of `make real`, exports and evaluates each on its own test patients. What is done is
-# skipped, a stopped training goes on.
-#   OCTLET_DATA=... benchmarks/int8_folds.sh "ptq qat" 0 1 2 3 4
+# Quantises the dense networks of FROM's folds, exports and evaluates each on its own test patients. What is
+# done is skipped, a stopped training goes on.
+#   OCTLET_DATA=... FROM=real/finetune TO=real/int8 benchmarks/int8_folds.sh "ptq qat" 0 1 2 3 4
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BIN:-.venv/bin}
 images=${IMAGES:-512} # on which export compares integers with their simulation: a second an image
-from=real/finetune
-to=real/int8
-shift_=0.25 # the prior shift of recipes/real.toml
+from=${FROM:-real/finetune}
+to=${TO:-real/int8}
+shift_=0.25 # the prior shift of recipes/real.toml and recipes/pi5.toml
 
 settings() { # the options of each variant
     case $1 in

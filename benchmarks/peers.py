@@ -1,16 +1,19 @@
 r"""Octlet against other ways of running the same network: same scans, same machine, one run.
 
     OMP_NUM_THREADS=1 python benchmarks/peers.py OUT.csv SCANS SPLITS --work WORK \
-        --original 'real/seed/fold-{k}' --float 'real/finetune/fold-{k}' \
-        --model 'Octlet int8=real/int8/fold-{k}/qat/model.octlet' --litert 'LiteRT int8=...'
+        --float 'real/release/fold-{k}/model.octlet' \
+        --row torch 'original path' 'real/seed/fold-{k}/model.octlet' \
+        --row litert 'LiteRT, int8' 'real/dense-int8/fold-{k}/qat/model.octlet'
 
-SPLITS is a folder with fold-0.csv, fold-1.csv ...; {k} stands for the fold. A fold's networks answer its test
-scans, one at a time, and the folds are pooled. `--original` and `--float` name what `octlet run` leaves: a
-folder with train/ and model.octlet. Networks that are made, and answers, are kept in WORK by their contents:
-what is there is not made again. OUT.csv is written after every row; the same as a Markdown table is printed
-at the end, and put into the file of `--page`. `--only` names the rows that are measured; without it all are.
-A fold that lacks a row's model file is left out of that row. Times are measured anew, unless --no-times takes
-those of the last run; they want a quiet machine.
+SPLITS is a folder with fold-0.csv, fold-1.csv ...; {k} stands for the fold. A fold's networks answer its
+test scans, one at a time, and the folds are pooled. `--float` names the files that other tools round and run.
+`--row` adds a row of other model files: in PyTorch, in an engine, or `octlet`, as `octlet predict` runs them,
+with their second look. PyTorch computes the run that a file was exported from: the folder beside it of its
+name, or train/. Networks that are made, and answers, are kept in WORK by their contents: what is there is not
+made again. OUT.csv is written after every row; the same as a Markdown table is printed at the end, and put
+into the file of `--page`. `--only` names the rows that are measured; without it all are. A fold that lacks a
+row's model file is left out of that row. Times are measured anew, unless --no-times takes those of the last
+run; they want a quiet machine.
 """
 
 import argparse
@@ -148,10 +151,8 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("scans", type=Path)
     parser.add_argument("splits", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--original", metavar="FOLDER")
-    parser.add_argument("--float", metavar="FOLDER", required=True)
-    parser.add_argument("--model", metavar="NAME=FILE", action="append", default=[])
-    parser.add_argument("--litert", metavar="NAME=FILE", action="append", default=[])
+    parser.add_argument("--float", metavar="FILE", required=True)
+    parser.add_argument("--row", metavar=("WAY", "NAME", "FILE"), nargs=3, action="append", default=[])
     parser.add_argument("--counts", type=Path, help="what `make arm-count` wrote")
     parser.add_argument("--page", type=Path, help="a Markdown file that shows the table")
     parser.add_argument("--only", metavar="NAME", action="append", default=[])
@@ -160,31 +161,37 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def rows_of(asked: argparse.Namespace) -> Iterator[Peer]:
-    """Yield the rows of the table in its order."""
-    if asked.original:
-        name = "original path: torch eager fp32, ResNet-101 V1.5"
-        yield Peer(
-            name, EAGER, f"{asked.original}/model.octlet", networks.float_run, "run/checkpoint.safetensors"
-        )
-    model = f"{asked.float}/model.octlet"
-    yield Peer(REFERENCE, EAGER, model, networks.float_run, "run/checkpoint.safetensors")
-    yield Peer("torch.compile fp32", COMPILED, model, networks.float_run, "run/checkpoint.safetensors")
+    """Yield the rows of the table in its order: PyTorch's, what else runs the float network, others."""
+    added = [row_of(*words) for words in asked.row]
+    model = asked.float
+    yield from (peer for peer in added if peer.way == EAGER)
+    yield Peer(REFERENCE, EAGER, model, networks.float_run, RUN)
+    yield Peer("torch.compile fp32", COMPILED, model, networks.float_run, RUN)
     yield Peer("ONNX Runtime fp32", "onnxruntime", model, networks.onnx, "onnx", counted=True)
     yield Peer("ONNX Runtime static int8", "onnxruntime", model, networks.static, "static.onnx")
     yield Peer("OpenVINO fp32", "openvino", model, networks.onnx, "onnx", counted=True)
     yield Peer("OpenVINO, NNCF int8", "openvino", model, networks.nncf, "nncf/network.xml")
     yield Peer("LiteRT fp32", "litert", model, networks.litert, "tflite", counted=True)
-    for name, file in map(_named, asked.litert):
-        yield Peer(name, "litert", file, networks.litert, "tflite", counted=True)
-    for name, file in map(_named, asked.model):
-        yield Peer(name, "onnxruntime", file, networks.onnx, "onnx", shipped=True, counted=True)
+    yield from (peer for peer in added if peer.way != EAGER)
 
 
-def _named(word: str) -> tuple[str, str]:
-    name, equals, file = word.partition("=")
-    if not (name and equals and file):
-        raise SystemExit(f"'{word}' is not NAME=FILE")
-    return name, file
+RUN = "run/checkpoint.safetensors"
+WAYS: dict[str, Callable[[str, str], Peer]] = {
+    EAGER: lambda name, file: Peer(name, EAGER, file, networks.float_run, RUN),
+    "onnxruntime": lambda name, file: Peer(name, "onnxruntime", file, networks.onnx, "onnx", counted=True),
+    "openvino": lambda name, file: Peer(name, "openvino", file, networks.onnx, "onnx", counted=True),
+    "litert": lambda name, file: Peer(name, "litert", file, networks.litert, "tflite", counted=True),
+    "octlet": lambda name, file: Peer(
+        name, "onnxruntime", file, networks.onnx, "onnx", shipped=True, counted=True
+    ),
+}
+
+
+def row_of(way: str, name: str, file: str) -> Peer:
+    """Return the row of `--row`; ends with a message where there is no such way."""
+    if way not in WAYS:
+        raise SystemExit(f"--row {way}: not one of {', '.join(WAYS)}")
+    return WAYS[way](name, file)
 
 
 def read_folds(splits: Path, scans: Path) -> Iterator[Fold]:
@@ -211,7 +218,8 @@ def answers(peer: Peer, folds: Sequence[Fold], work: Path, left: "TimeLeft") -> 
         try:
             began = time.perf_counter()
             made = make(peer, fold, work)
-            file = work / "predictions" / f"{made.key}-{peer.way}-fold-{fold.number}.csv"
+            by = "octlet" if peer.shipped else peer.way  # which looks twice where its file asks for it
+            file = work / "predictions" / f"{made.key}-{by}-fold-{fold.number}.csv"
             if not file.exists():
                 write_predictions(file, predict(peer, made, fold))
         except FAULTS:

@@ -26,11 +26,12 @@ Calibration = Callable[[], Scans]
 
 
 def float_run(model: Path, _: Calibration, out: Path) -> None:
-    """Write the run beside a model file as it was exported: with the model file's prior shift."""
+    """Write the run that a model file was exported from as it was exported: with the file's prior shift."""
     from octlet.train.checkpoint import load_float_run, write_tensors
     from octlet.train.prior import shift_prior
 
-    run = model.parent / "train"
+    named = model.with_suffix("")
+    run = named if named.is_dir() else model.parent / "train"
     trained = load_float_run(run)
     shift_prior(trained, open_bundle(model).manifest.training.get("prior_shift", 0.0), run)
     write_tensors(out, trained.net.state_dict(), trained.meta)

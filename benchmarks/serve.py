@@ -4,7 +4,7 @@ All ratios of a model file come from one run, side by side, in turn. The server 
 as many threads as the predictor here, one; batches are also measured with every CPU. A turn is two calls: the
 first mostly finds another process's data in the caches, the second its own.
 
-    python benchmarks/serve.py docs/results/serve.csv real/int8/fold-0/qat/model.octlet ...
+    python benchmarks/serve.py docs/results/serve.csv real/dense-int8/fold-0/qat/model.octlet ...
 """
 
 import http.client

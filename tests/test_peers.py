@@ -20,6 +20,7 @@ from octlet.core.labels import LABELS
 from octlet.data.index import build_index
 from octlet.data.source import open_source
 from octlet.data.split import make_folds, write_split
+from octlet.evaluate.predictions import read_predictions
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TORCH, ORT, STATIC = "torch eager fp32", "ONNX Runtime fp32", "ONNX Runtime static int8"
@@ -65,9 +66,9 @@ def place(
 
 def words(root: Path, scans: Path, *more: object) -> list[str]:
     pattern = f"{root}/float-{{k}}"
-    named = [f"Octlet={pattern}/model.octlet", f"absent={root}/none-{{k}}.octlet"]
-    given = [root / "out.csv", scans, root / "split", "--work", root / "work", "--float", pattern]
-    given += [word for each in named for word in ("--model", each)]
+    model = f"{pattern}/model.octlet"
+    given = [root / "out.csv", scans, root / "split", "--work", root / "work", "--float", model]
+    given += ["--row", "octlet", "Octlet", model, "--row", "octlet", "absent", f"{root}/none-{{k}}.octlet"]
     return [
         *map(str, given),
         "--counts",
@@ -126,6 +127,22 @@ def test_single_rows_are_measured_where_they_are_named(place: Path, easy_scans: 
     assert all(row["accuracy"] == table(place)[row["name"]]["accuracy"] for row in rows)
     with pytest.raises(SystemExit, match="no row: Octlett"):
         peers.main([*given, "--only", "Octlett"])
+
+
+def test_an_added_row_in_pytorch_is_of_the_run_that_the_file_is_named_after(
+    peers: Any, place: Path, tiny_run: Path, model_file: Path, easy_scans: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_run, tmp_path / "teacher-0")
+    shutil.copy(model_file, tmp_path / "teacher-0.octlet")
+    given = words(place, easy_scans, "--no-times", "--only", "teacher", "--only", TORCH)
+    out = tmp_path / "out.csv"
+    peers.main([str(out), *given[1:], "--row", "torch", "teacher", f"{tmp_path}/teacher-{{k}}.octlet"])
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["teacher", TORCH]
+    assert (rows[0]["folds"], rows[0]["difference"]) == ("0", "0")
+    with pytest.raises(SystemExit, match="--row tensorrt: not one of torch, onnxruntime"):
+        peers.main([*given, "--row", "tensorrt", "a", "b"])
 
 
 def test_a_skipped_row_says_why_and_the_others_stand(place: Path) -> None:
@@ -240,15 +257,28 @@ def test_a_model_file_answers_with_its_second_look(
     assert np.abs(said.probabilities - mean.probabilities).max() < 1e-5
     assert np.abs(said.probabilities - once.probabilities).max() > 1e-3
 
+    out, file = tmp_path / "out.csv", f"{tmp_path}/fold-{{k}}.octlet"
+    rows = ["--row", "onnxruntime", "once", file, "--row", "octlet", "twice", file]
+    peers.main(
+        [str(out), *words(place, easy_scans, "--no-times", "--only", "once", "--only", "twice")[1:], *rows]
+    )
+    key = peers.make(peers.row_of("octlet", "twice", file), fold, place / "work").key
+    kept = [place / "work" / "predictions" / f"{key}-{by}-fold-0.csv" for by in ("onnxruntime", "octlet")]
+    read = [read_predictions(each).probabilities for each in kept]
+    assert np.abs(read[0] - once.probabilities).max() < 1e-5
+    assert np.abs(read[1] - mean.probabilities).max() < 1e-5
 
-def test_the_picture_shows_the_committed_tables_and_names_a_step_without_times(
+
+def test_the_picture_shows_the_committed_table_and_names_a_step_without_times(
     peers: Any, tmp_path: Path
 ) -> None:
     import peers_figure
 
-    results, out = BENCHMARKS.parent / "docs" / "results", tmp_path / "steps.png"
-    peers_figure.main(out, results / "peers.csv", results / "release" / "peers.csv")
+    table, out = BENCHMARKS.parent / "docs" / "results" / "peers.csv", tmp_path / "steps.png"
+    peers_figure.main(out, table)
     assert out.read_bytes().startswith(b"\x89PNG")
+    lines = table.read_text().splitlines(keepends=True)
+    (tmp_path / "part.csv").write_text("".join(line for line in lines if "Octlet, ships" not in line))
     with pytest.raises(InputError, match="no times of 'Octlet, ships'"):
-        peers_figure.main(tmp_path / "none.png", results / "peers.csv")
+        peers_figure.main(tmp_path / "none.png", tmp_path / "part.csv")
     assert not (tmp_path / "none.png").exists()
