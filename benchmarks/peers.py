@@ -176,22 +176,24 @@ def rows_of(asked: argparse.Namespace) -> Iterator[Peer]:
 
 
 RUN = "run/checkpoint.safetensors"
-WAYS: dict[str, Callable[[str, str], Peer]] = {
-    EAGER: lambda name, file: Peer(name, EAGER, file, networks.float_run, RUN),
-    "onnxruntime": lambda name, file: Peer(name, "onnxruntime", file, networks.onnx, "onnx", counted=True),
-    "openvino": lambda name, file: Peer(name, "openvino", file, networks.onnx, "onnx", counted=True),
-    "litert": lambda name, file: Peer(name, "litert", file, networks.litert, "tflite", counted=True),
-    "octlet": lambda name, file: Peer(
-        name, "onnxruntime", file, networks.onnx, "onnx", shipped=True, counted=True
-    ),
+# what is made of a model file for each way of running it; `octlet`: in ONNX Runtime, as `octlet predict` does
+FORMS: dict[str, tuple[Make, str]] = {
+    EAGER: (networks.float_run, RUN),
+    "onnxruntime": (networks.onnx, "onnx"),
+    "openvino": (networks.onnx, "onnx"),
+    "litert": (networks.litert, "tflite"),
+    "octlet": (networks.onnx, "onnx"),
 }
 
 
 def row_of(way: str, name: str, file: str) -> Peer:
     """Return the row of `--row`; ends with a message where there is no such way."""
-    if way not in WAYS:
-        raise SystemExit(f"--row {way}: not one of {', '.join(WAYS)}")
-    return WAYS[way](name, file)
+    if way not in FORMS:
+        raise SystemExit(f"--row {way}: not one of {', '.join(FORMS)}")
+    make, form = FORMS[way]
+    shipped = way == "octlet"
+    engine = "onnxruntime" if shipped else way
+    return Peer(name, engine, file, make, form, shipped=shipped, counted=way != EAGER)
 
 
 def read_folds(splits: Path, scans: Path) -> Iterator[Fold]:

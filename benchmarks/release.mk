@@ -77,7 +77,7 @@ caution: .venv/ready
 	    "ships=$(RELEASE)/predictions.csv" "its teacher, float=$(RELEASE)/teacher.csv"
 
 # Every step from the original path to what ships, and other tools that run and round the dense network, in one run on a quiet
-# machine; NNCF=PYTHONPATH=... adds its row. After `make release-model`: an hour and a half, of which half trains
+# machine; NNCF=PYTHONPATH=... adds its row. After `make release-model`: two hours, most of which trains
 .PHONY: dense-int8
 dense-int8: .venv/ready scans
 	FROM=real/release TO=real/dense-int8 IMAGES=200 benchmarks/int8_folds.sh qat 0 1 2 3 4
